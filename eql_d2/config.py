@@ -1,0 +1,57 @@
+"""Every configuration key that this project adds to Detectron2's, with its default and meaning."""
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+
+
+def add_eql_d2_config(cfg: CfgNode) -> None:
+    """Add this project's keys to a Detectron2 config, in place."""
+    _add_model_keys(cfg)
+    _add_data_keys(cfg)
+    _add_engine_keys(cfg)
+
+
+def _add_model_keys(cfg: CfgNode) -> None:
+    # Detectron2's default is cuda; this is what the machine has.
+    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+    # The classification loss and its classifier, by a name of BOX_PREDICTOR_REGISTRY. Used by the ROI heads
+    # LongTailROIHeads and LongTailCascadeROIHeads.
+    cfg.MODEL.ROI_BOX_HEAD.PREDICTOR = "SoftmaxPredictor"
+
+    cfg.MODEL.LONG_TAIL = CfgNode()
+    # Share of each class that a sigmoid classifier predicts at the start of training.
+    cfg.MODEL.LONG_TAIL.PRIOR_PROB = 0.001
+    # JSON file of category counts (form: datasets/metadata). Empty: counts follow from DATASETS.TRAIN.
+    cfg.MODEL.LONG_TAIL.CATEGORY_COUNTS = ""
+
+    # One node a method: its keys are the loss's constructor arguments in upper case; what a loss needs to
+    # know about the data (number of classes, counts, frequencies) it gets from the category counts.
+    cfg.MODEL.LONG_TAIL.EQL = CfgNode()
+    # Classes in a smaller share of the training images are tail. 0.00177 is rare + common of LVIS v0.5.
+    cfg.MODEL.LONG_TAIL.EQL.LAMBDA = 0.00177
+    # Tail membership as a function of the frequency: step, exponential or gompertz (paper, section 4.4).
+    cfg.MODEL.LONG_TAIL.EQL.THRESHOLD = "step"
+    # Background RoIs keep suppressing every class (paper, equation 3). False is the ablation without E(r).
+    cfg.MODEL.LONG_TAIL.EQL.EXCLUDE_BACKGROUND = True
+
+
+def _add_data_keys(cfg: CfgNode) -> None:
+    # The user's own LVIS-format datasets: a list of {name, annotations, images}.
+    cfg.DATASETS.CUSTOM = []
+
+
+def _add_engine_keys(cfg: CfgNode) -> None:
+    cfg.ENGINE = CfgNode()
+    # OpenMP threads of each training process on a CPU; 0 leaves PyTorch's choice.
+    cfg.ENGINE.CPU_THREADS = 0
+
+    # What computes LVIS metrics: "hotcoco" (compiled) or "lvis" (the official package, slow; same numbers).
+    cfg.TEST.LVIS_ENGINE = "hotcoco"
+
+
+def get_eql_d2_config() -> CfgNode:
+    """Detectron2's default config with this project's keys added."""
+    cfg = get_cfg()
+    add_eql_d2_config(cfg)
+    return cfg

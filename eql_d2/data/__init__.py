@@ -1,0 +1,1 @@
+"""Datasets, category counts and loading; importing this registers the built-in datasets."""

@@ -1,0 +1,178 @@
+"""Category counts: the one place that says how often each class occurs in training.
+
+Losses, samplers, evaluators and plots all read their counts from here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from torch import Tensor
+
+from eql_d2.data.lvis_format import read_annotation_file
+from eql_d2.errors import UserError
+
+RARE_AT_MOST = 10
+"""LVIS calls a class rare that is in at most this many training images."""
+COMMON_AT_MOST = 100
+"""LVIS calls a class common that is in at most this many training images, and is not rare."""
+
+
+@dataclass(frozen=True)
+class CategoryCounts:
+    """How often each of K classes occurs in a training set, in the order of the contiguous ids.
+
+    Attributes:
+        category_ids: K ids of the annotation file, ascending.
+        names: K class names.
+        image_counts: K numbers of images that hold the class.
+        instance_counts: K numbers of instances.
+        num_images: number of images in the training set.
+    """
+
+    category_ids: tuple[int, ...]
+    names: tuple[str, ...]
+    image_counts: tuple[int, ...]
+    instance_counts: tuple[int, ...]
+    num_images: int
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.names)
+
+    @cached_property
+    def image_frequencies(self) -> Tensor:
+        """(K,) float64, share of the images that hold each class."""
+        return torch.tensor(self.image_counts, dtype=torch.float64) / self.num_images
+
+    @cached_property
+    def frequency_groups(self) -> tuple[str, ...]:
+        """K letters by LVIS's rule on image counts: r (rare), c (common), f (frequent)."""
+        return tuple(frequency_group(count) for count in self.image_counts)
+
+
+def frequency_group(image_count: int) -> str:
+    """LVIS's letter for a class that is in ``image_count`` training images."""
+    if image_count <= RARE_AT_MOST:
+        return "r"
+    return "c" if image_count <= COMMON_AT_MOST else "f"
+
+
+def category_counts(cfg: CfgNode) -> CategoryCounts:
+    """The category counts of a config's training data.
+
+    Sources, in this order: the file ``MODEL.LONG_TAIL.CATEGORY_COUNTS``; the file that the dataset's
+    metadata names as ``category_counts_file``; the annotation files of ``DATASETS.TRAIN``, counted once.
+
+    Raises:
+        UserError: there is no source, or its number of classes is not ``MODEL.ROI_HEADS.NUM_CLASSES``.
+    """
+    explicit = cfg.MODEL.LONG_TAIL.CATEGORY_COUNTS
+    if explicit:
+        counts, source = read_count_file(explicit), f"MODEL.LONG_TAIL.CATEGORY_COUNTS ({explicit})"
+    elif cfg.DATASETS.TRAIN:
+        counts, source = (
+            dataset_counts(tuple(cfg.DATASETS.TRAIN)),
+            f"DATASETS.TRAIN ({', '.join(cfg.DATASETS.TRAIN)})",
+        )
+    else:
+        raise UserError(
+            "No source of category counts: set DATASETS.TRAIN to a registered dataset "
+            "or MODEL.LONG_TAIL.CATEGORY_COUNTS to a JSON file."
+        )
+    if counts.num_classes != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+        raise UserError(
+            f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but {source} has "
+            f"{counts.num_classes} classes; set it to {counts.num_classes}."
+        )
+    return counts
+
+
+def dataset_counts(dataset_names: tuple[str, ...]) -> CategoryCounts:
+    """Counts of registered datasets trained on together.
+
+    Raises:
+        UserError: the datasets have different classes.
+    """
+    parts = [_counts_of_one(name) for name in dataset_names]
+    if any(part.names != parts[0].names for part in parts):
+        raise UserError(
+            f"The datasets of DATASETS.TRAIN ({', '.join(dataset_names)}) have different classes."
+        )
+    return CategoryCounts(
+        category_ids=parts[0].category_ids,
+        names=parts[0].names,
+        image_counts=tuple(map(sum, zip(*(part.image_counts for part in parts), strict=True))),
+        instance_counts=tuple(map(sum, zip(*(part.instance_counts for part in parts), strict=True))),
+        num_images=sum(part.num_images for part in parts),
+    )
+
+
+def _counts_of_one(dataset_name: str) -> CategoryCounts:
+    if dataset_name not in MetadataCatalog.list():
+        raise UserError(f"Dataset {dataset_name!r} is not registered; describe it under DATASETS.CUSTOM.")
+    metadata = MetadataCatalog.get(dataset_name)
+    if metadata.get("category_counts_file"):
+        return read_count_file(metadata.category_counts_file)
+    if metadata.get("prepare"):
+        metadata.prepare()
+    return count_annotations(metadata.json_file)
+
+
+@lru_cache(maxsize=8)
+def read_count_file(path: str) -> CategoryCounts:
+    """Read a count file: ``{"num_images": N, "categories": [{"id", "name", "image_count", "instance_count"}]}``.
+
+    Raises:
+        UserError: the file is missing or not of this form.
+    """
+    try:
+        content = orjson.loads(Path(path).read_bytes())
+        return _from_records(content["categories"], content["num_images"])
+    except FileNotFoundError:
+        raise UserError(
+            f"Category count file {path} does not exist; see datasets/metadata for its form."
+        ) from None
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"Category count file {path} is not of the form of datasets/metadata: {type(error).__name__} {error}."
+        ) from None
+
+
+@lru_cache(maxsize=8)
+def count_annotations(path: str) -> CategoryCounts:
+    """Count the classes of an LVIS-format annotation file, over its images that have annotations."""
+    content = read_annotation_file(path)
+    images_of: dict[int, set[int]] = {category["id"]: set() for category in content["categories"]}
+    instances_of = dict.fromkeys(images_of, 0)
+    for annotation in content["annotations"]:
+        images_of[annotation["category_id"]].add(annotation["image_id"])
+        instances_of[annotation["category_id"]] += 1
+    records = [
+        {
+            "id": c["id"],
+            "name": c["name"],
+            "image_count": len(images_of[c["id"]]),
+            "instance_count": instances_of[c["id"]],
+        }
+        for c in content["categories"]
+    ]
+    return _from_records(records, num_images=len(set().union(*images_of.values())))
+
+
+def _from_records(records: Sequence[dict[str, Any]], num_images: int) -> CategoryCounts:
+    ordered = sorted(records, key=lambda record: record["id"])
+    return CategoryCounts(
+        category_ids=tuple(record["id"] for record in ordered),
+        names=tuple(record["name"] for record in ordered),
+        image_counts=tuple(record["image_count"] for record in ordered),
+        instance_counts=tuple(record["instance_count"] for record in ordered),
+        num_images=num_images,
+    )

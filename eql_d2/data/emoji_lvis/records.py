@@ -1,0 +1,74 @@
+"""The records of an LVIS v1 annotation file, and the credit the glyphs ask for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from eql_d2.data.emoji_lvis.glyphs import Glyph
+from eql_d2.data.emoji_lvis.long_tail import frequency_letter
+from eql_d2.data.emoji_lvis.plan import ImagePlan
+from eql_d2.data.emoji_lvis.spec import EmojiLVISSpec
+
+LICENSE = {
+    "id": 1,
+    "name": "Creative Commons Attribution-ShareAlike 4.0 International (CC BY-SA 4.0)",
+    "url": "https://creativecommons.org/licenses/by-sa/4.0/",
+}
+
+ATTRIBUTION = """\
+The images of this data set show emojis designed by OpenMoji - the open-source emoji and icon project
+(https://openmoji.org), scaled, rotated, recoloured and placed on generated backgrounds.
+OpenMoji and therefore these images are licensed under CC BY-SA 4.0
+(https://creativecommons.org/licenses/by-sa/4.0/).
+
+How often each class appears follows the category counts of LVIS v1 (https://www.lvisdataset.org), CC BY 4.0.
+"""
+
+
+def dataset_header(spec: EmojiLVISSpec, split: str) -> dict:
+    """`info` and `licenses` of an annotation file. It holds no date: equal specs give equal bytes."""
+    info = {
+        "description": f"EmojiLVIS {spec.name} {split}: generated, long-tailed, LVIS v1 format",
+        "version": "1.0",
+        "contributor": "glyphs by OpenMoji (CC BY-SA 4.0); class frequencies after LVIS v1 (CC BY 4.0)",
+        "url": "https://openmoji.org",
+    }
+    return {"info": info, "licenses": [LICENSE]}
+
+
+def image_record(spec: EmojiLVISSpec, split: str, plan: ImagePlan) -> dict:
+    """LVIS image record. Image ids start at 1 and go on from train to val, so that no two images share one."""
+    image_id = plan.index + 1 + (spec.num_train_images if split == "val" else 0)
+    file_name = f"{split}/{image_id:06d}.jpg"
+    return {
+        "id": image_id,
+        "width": spec.image_size,
+        "height": spec.image_size,
+        "file_name": file_name,
+        # LVIS v1 readers take the last two parts, the folder of the split and the file.
+        "coco_url": f"emoji_lvis/{file_name}",
+        "license": LICENSE["id"],
+        "neg_category_ids": [category + 1 for category in plan.negatives],
+        "not_exhaustive_category_ids": [category + 1 for category in plan.not_exhaustive],
+    }
+
+
+def category_records(glyphs: Sequence[Glyph], train_annotations: Iterable[dict]) -> list[dict]:
+    """LVIS category records; counts and frequency are those of the train set, in the val file too, as LVIS has it."""
+    pairs = [(annotation["category_id"], annotation["image_id"]) for annotation in train_annotations]
+    instance_counts = Counter(category for category, _ in pairs)
+    image_counts = Counter(category for category, _ in set(pairs))
+    return [
+        {
+            "id": category_id,
+            "name": glyph.name,
+            "synset": f"{glyph.name}.n.01",
+            "synonyms": [glyph.name],
+            "def": glyph.definition,
+            "frequency": frequency_letter(image_counts[category_id]),
+            "image_count": image_counts[category_id],
+            "instance_count": instance_counts[category_id],
+        }
+        for category_id, glyph in enumerate(glyphs, start=1)
+    ]

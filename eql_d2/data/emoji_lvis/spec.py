@@ -1,0 +1,98 @@
+"""What an EmojiLVIS set is made of: its size, its seed, and the named presets."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from eql_d2.data.emoji_lvis.long_tail import COMMON_MAX, plan_image_counts
+
+# Layouts above this share of `max_objects_per_image` leave no room to vary the number of objects per image.
+MAX_MEAN_FILL = 0.75
+
+
+@dataclasses.dataclass(frozen=True)
+class EmojiLVISSpec:
+    """Recipe of one EmojiLVIS set; equal specs give byte-identical sets.
+
+    Args:
+        num_classes: 3 to 1203.
+        num_train_images: train images; must hold a class of 101 images (see `max_class_share`).
+        num_val_images: val images; every class appears in about equally many.
+        image_size: side of the square images in pixels, 64 or more.
+        seed: any non-negative integer.
+        name: folder name of the set: letters, digits, "_", "-" and ".".
+        max_class_share: largest share of the train images that one class may appear in, in (0, 1].
+        unannotated_share: presences of a frequent class that stay without annotation (and without a negative
+            label), as a share of its annotated images, in [0, 0.5].
+        object_size: smallest and largest length of an object as shares of `image_size`.
+        max_objects_per_image: most objects in one image, annotated or not.
+
+    Raises:
+        ValueError: a value is out of range or the sizes do not fit together.
+    """
+
+    num_classes: int
+    num_train_images: int
+    num_val_images: int
+    image_size: int
+    seed: int = 0
+    name: str = "custom"
+    max_class_share: float = 0.45
+    unannotated_share: float = 0.10
+    object_size: tuple[float, float] = (0.11, 0.42)
+    max_objects_per_image: int = 12
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "object_size", tuple(self.object_size))
+        self._check_ranges()
+        counts = plan_image_counts(self.num_classes, self.num_train_images, self.max_class_share)
+        mean_classes = counts.sum() * (1 + self.unannotated_share) / self.num_train_images
+        if mean_classes > MAX_MEAN_FILL * self.max_objects_per_image:
+            raise ValueError(
+                f"{self.num_classes} classes in {self.num_train_images} train images mean {mean_classes:.1f} classes "
+                f"per image, too many for max_objects_per_image {self.max_objects_per_image}; use more train images, "
+                "fewer classes or a smaller max_class_share."
+            )
+
+    def _check_ranges(self) -> None:
+        smallest, largest = self.object_size
+        checks = [
+            (self.num_val_images >= 1, "num_val_images", "at least 1"),
+            (self.image_size >= 64, "image_size", "at least 64"),
+            (self.seed >= 0, "seed", "0 or more"),
+            (re.fullmatch(r"[\w-][\w.-]*", self.name), "name", "letters, digits, '_', '-' and '.'"),
+            (0 < self.max_class_share <= 1, "max_class_share", "a share in (0, 1]"),
+            (0 <= self.unannotated_share <= 0.5, "unannotated_share", "a share in [0, 0.5]"),
+            (0.05 <= smallest <= largest <= 0.8, "object_size", "two ascending shares in [0.05, 0.8]"),
+            (self.max_objects_per_image >= 1, "max_objects_per_image", "at least 1"),
+            (
+                self.num_val_images * self.max_objects_per_image * MAX_MEAN_FILL >= self.num_classes,
+                "num_val_images",
+                f"enough to show each of {self.num_classes} classes once",
+            ),
+        ]
+        for holds, field, allowed in checks:
+            if not holds:
+                raise ValueError(f"{field} is {getattr(self, field)!r}; use {allowed}.")
+
+    @property
+    def equalization_lambda(self) -> float:
+        """EQL's lambda that puts exactly rare and common classes below it: 100 images as a share of the train set."""
+        return COMMON_MAX / self.num_train_images
+
+
+PRESETS: dict[str, EmojiLVISSpec] = {
+    "demo": EmojiLVISSpec(60, 1200, 240, 144, name="demo"),
+    "bench": EmojiLVISSpec(200, 4000, 1000, 160, name="bench", max_class_share=0.2),
+    "full": EmojiLVISSpec(
+        1203,
+        20000,
+        4000,
+        320,
+        name="full",
+        max_class_share=0.05,
+        object_size=(0.06, 0.3),
+        max_objects_per_image=30,
+    ),
+}

@@ -1,0 +1,218 @@
+"""Training data that is a function of (seed, iteration, process) alone, so that a run can resume exactly."""
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import (
+    DatasetFromList,
+    DatasetMapper,
+    build_detection_test_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
+from detectron2.utils import comm
+from PIL import UnidentifiedImageError
+from torch.utils.data import DataLoader, Dataset
+
+from eql_d2.errors import UserError
+
+DatasetDict = dict[str, Any]
+
+
+class NamingMapper:
+    """Detectron2's mapper with errors that name the image.
+
+    Args:
+        mapper: what turns a dataset dict into the model's input.
+    """
+
+    def __init__(self, mapper: Callable[[DatasetDict], DatasetDict]) -> None:
+        self._mapper = mapper
+
+    def __call__(self, dataset_dict: DatasetDict) -> DatasetDict:
+        """Map one dataset dict.
+
+        Raises:
+            UserError: the image is missing, unreadable, or not of the annotated size.
+        """
+        file_name = dataset_dict["file_name"]
+        try:
+            return self._mapper(dataset_dict)
+        except FileNotFoundError:
+            raise UserError(f"Image {file_name} does not exist; complete the dataset's images.") from None
+        except SizeMismatchError:
+            annotated = f"{dataset_dict['width']}x{dataset_dict['height']}"
+            raise UserError(f"Image {file_name} is not {annotated} as annotated; fetch it again.") from None
+        except (UnidentifiedImageError, OSError) as error:
+            raise UserError(f"Image {file_name} cannot be read ({error}); fetch it again.") from None
+
+
+class SeededDataset(Dataset):
+    """Maps (index, ordinal) to a training sample whose augmentation follows from (seed, ordinal).
+
+    Args:
+        dataset_dicts: Detectron2's dataset dicts.
+        mapper: what turns a dataset dict into the model's input.
+        seed: seed of this process.
+    """
+
+    def __init__(self, dataset_dicts: list[DatasetDict], mapper: Callable, seed: int) -> None:
+        self._dicts = DatasetFromList(dataset_dicts, copy=False)  # serialized once: workers share the memory
+        self._mapper = mapper
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._dicts)
+
+    def __getitem__(self, sample: tuple[int, int]) -> DatasetDict:
+        index, ordinal = sample
+        with seeded_random_state(self._seed, ordinal):
+            return self._mapper(self._dicts[index])
+
+
+@contextmanager
+def seeded_random_state(*entropy: int) -> Iterator[None]:
+    """Seed ``random``, NumPy and PyTorch from some integers, and put their states back at the end."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    seed = derived_seed(*entropy)
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def derived_seed(*entropy: int) -> int:
+    """A 32-bit seed that mixes some non-negative integers."""
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+
+
+class BatchSampler:
+    """Batches of (index, ordinal) of one process, endless; can start at any iteration.
+
+    Args:
+        indices: restartable endless stream of dataset indices of this process.
+        groups: group of each dataset index; a batch holds images of one group only.
+        batch_size: images a batch.
+    """
+
+    def __init__(self, indices: Callable[[], Iterator[int]], groups: list[int], batch_size: int) -> None:
+        self._indices = indices
+        self._groups = groups
+        self._batch_size = batch_size
+        self.start_iteration = 0
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return itertools.islice(self._batches(), self.start_iteration, None)
+
+    def _batches(self) -> Iterator[list[tuple[int, int]]]:
+        buckets: dict[int, list[tuple[int, int]]] = {}
+        for ordinal, index in enumerate(self._indices()):
+            bucket = buckets.setdefault(self._groups[index], [])
+            bucket.append((index, ordinal))
+            if len(bucket) == self._batch_size:
+                yield bucket[:]
+                bucket.clear()
+
+
+class TrainLoader:
+    """An endless loader of this process's training batches.
+
+    Nothing is read before the first batch is asked for, so :attr:`start_iteration` may be set after the
+    checkpoint is loaded.
+
+    Args:
+        dataset: the samples.
+        batches: which samples make a batch.
+        num_workers: loader processes; 0 loads in the training process. The data is the same for any number.
+    """
+
+    def __init__(self, dataset: SeededDataset, batches: BatchSampler, num_workers: int) -> None:
+        self.dataset = dataset
+        self._batches = batches
+        self._num_workers = num_workers
+
+    @property
+    def start_iteration(self) -> int:
+        """Iteration whose batch comes first."""
+        return self._batches.start_iteration
+
+    @start_iteration.setter
+    def start_iteration(self, iteration: int) -> None:
+        self._batches.start_iteration = iteration
+
+    def __iter__(self) -> Iterator[list[DatasetDict]]:
+        yield from DataLoader(
+            self.dataset,
+            batch_sampler=self._batches,
+            num_workers=self._num_workers,
+            collate_fn=list,
+        )
+
+
+def build_train_loader(cfg: CfgNode, seed: int, mapper: Callable | None = None) -> TrainLoader:
+    """Build the training loader of this process.
+
+    Args:
+        cfg: full config; ``DATALOADER.SAMPLER_TRAIN`` is TrainingSampler or RepeatFactorTrainingSampler.
+        seed: seed of the run, the same on all processes.
+        mapper: replaces Detectron2's mapper.
+
+    Raises:
+        UserError: the dataset is broken or empty, or a key does not fit.
+    """
+    world_size = comm.get_world_size()
+    if cfg.SOLVER.IMS_PER_BATCH % world_size:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; it must be a multiple of the {world_size} processes."
+        )
+    dicts = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        dicts = [record for record in dicts if record["annotations"]]
+    if not dicts:
+        raise UserError(f"DATASETS.TRAIN ({', '.join(cfg.DATASETS.TRAIN)}) has no annotated image.")
+    sampler = _build_sampler(cfg, dicts, seed)
+    grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
+    batches = BatchSampler(
+        lambda: iter(sampler),
+        groups=[int(grouped and record["width"] > record["height"]) for record in dicts],
+        batch_size=cfg.SOLVER.IMS_PER_BATCH // world_size,
+    )
+    dataset = SeededDataset(
+        dicts, NamingMapper(mapper or DatasetMapper(cfg, is_train=True)), derived_seed(seed, comm.get_rank())
+    )
+    return TrainLoader(dataset, batches, cfg.DATALOADER.NUM_WORKERS)
+
+
+def _build_sampler(
+    cfg: CfgNode, dicts: list[DatasetDict], seed: int
+) -> TrainingSampler | RepeatFactorTrainingSampler:
+    name = cfg.DATALOADER.SAMPLER_TRAIN
+    if name == "TrainingSampler":
+        return TrainingSampler(len(dicts), seed=seed)
+    if name == "RepeatFactorTrainingSampler":
+        repeat_factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            dicts, cfg.DATALOADER.REPEAT_THRESHOLD
+        )
+        return RepeatFactorTrainingSampler(repeat_factors, seed=seed)
+    raise UserError(
+        f"DATALOADER.SAMPLER_TRAIN is {name!r}; it must be TrainingSampler or RepeatFactorTrainingSampler."
+    )
+
+
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
+    """Detectron2's test loader, with errors that name the image."""
+    return build_detection_test_loader(
+        cfg, dataset_name, mapper=NamingMapper(DatasetMapper(cfg, is_train=False))
+    )

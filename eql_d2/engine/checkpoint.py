@@ -1,0 +1,65 @@
+"""Checkpoints that are complete or absent, never half written."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from detectron2.checkpoint import DetectionCheckpointer
+
+from eql_d2.errors import UserError
+
+
+class AtomicCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer, writing to a side file that takes the real name once it is on disk.
+
+    A full disk or a killed process leaves the last good checkpoint, and ``last_checkpoint`` naming it.
+    """
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Save model and trainer as ``<save_dir>/<name>.pth``.
+
+        Args:
+            name: file name without its ending.
+            kwargs: further values to save, e.g. ``iteration``.
+
+        Raises:
+            UserError: the disk does not take the file; the last good checkpoint is named.
+        """
+        partial = self._partial_name(name)
+        try:
+            super().save(partial, **kwargs)  # calls tag_last_checkpoint once the file is complete
+        except (OSError, RuntimeError) as error:  # PyTorch's file writer turns OSError into RuntimeError
+            Path(self.save_dir, f"{partial}.pth").unlink(missing_ok=True)
+            if isinstance(error, RuntimeError) and "writ" not in str(error):
+                raise
+            last = self.get_checkpoint_file() if self.has_checkpoint() else "none"
+            raise UserError(
+                f"Checkpoint {Path(self.save_dir, name)}.pth could not be written ({str(error).splitlines()[0]}); "
+                f"free some space and go on with --resume (last good checkpoint: {last})."
+            ) from None
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Give the complete file its real name, then name it in ``last_checkpoint``.
+
+        Args:
+            last_filename_basename: base name of the side file, or of a file that is in place.
+        """
+        folder = Path(self.save_dir)
+        final = last_filename_basename
+        if final.startswith("."):
+            final = final.removeprefix(".").removesuffix(".partial.pth") + ".pth"
+            _flush_to_disk(folder / last_filename_basename)
+            os.replace(folder / last_filename_basename, folder / final)
+        side_file = folder / ".last_checkpoint.partial"
+        side_file.write_text(final)
+        os.replace(side_file, folder / "last_checkpoint")
+
+    @staticmethod
+    def _partial_name(name: str) -> str:
+        return f".{name}.partial"
+
+
+def _flush_to_disk(path: Path) -> None:
+    """Some file systems report a full disk only when data is flushed."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,174 @@
+"""Starting the processes of a run: on GPUs or on a CPU, one machine or several, by ourselves or by a cluster."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.utils import comm
+
+from eql_d2.errors import UserError
+
+DEFAULT_TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class ProcessPlace:
+    """Where one process stands among all processes of a run.
+
+    Attributes:
+        rank: number among all processes.
+        world_size: number of all processes.
+        local_rank: number among the processes of this machine.
+        local_size: number of processes of this machine, the same on all machines.
+        url: where the processes meet, e.g. ``tcp://127.0.0.1:29500`` or ``env://``.
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_size: int
+    url: str
+
+
+def launch(
+    main: Callable[..., Any],
+    *,
+    device: str,
+    num_processes_per_machine: int = 1,
+    num_machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str = "auto",
+    args: tuple = (),
+) -> None:
+    """Run ``main(*args)`` in every process of a run.
+
+    Under torchrun or Slurm's srun the processes exist already and only join; otherwise this starts
+    ``num_processes_per_machine`` of them, and has to be called once on each machine. GPUs talk by NCCL,
+    CPU processes by gloo.
+
+    Args:
+        main: what each process does.
+        device: ``MODEL.DEVICE``.
+        num_processes_per_machine: GPUs used on this machine, or CPU processes.
+        num_machines: number of machines.
+        machine_rank: number of this machine.
+        dist_url: where the processes meet; "auto" picks a free port on a single machine.
+        args: arguments of ``main``.
+
+    Raises:
+        UserError: the arguments do not fit the machine.
+    """
+    place = place_given_by_cluster(os.environ)
+    if place is not None:
+        _run_in_process_group(place, device, main, args)
+        return
+    world_size = num_processes_per_machine * num_machines
+    if world_size == 1:
+        main(*args)
+        return
+    if device == "cuda" and num_processes_per_machine > torch.cuda.device_count():
+        raise UserError(
+            f"--num-gpus is {num_processes_per_machine}, but this machine has {torch.cuda.device_count()} GPUs; "
+            "lower it, or run processes on the CPU with MODEL.DEVICE cpu."
+        )
+    if dist_url == "auto":
+        if num_machines > 1:
+            raise UserError(
+                "--dist-url has to name the first machine, e.g. tcp://HOST:29500, when there are several machines."
+            )
+        dist_url = f"tcp://127.0.0.1:{_free_port()}"
+    first_rank = machine_rank * num_processes_per_machine
+    sizes = (first_rank, world_size, num_processes_per_machine, dist_url)
+    try:
+        mp.spawn(_spawned, args=(sizes, device, main, args), nprocs=num_processes_per_machine)
+    except mp.ProcessExitedException as error:
+        # The process has told the user why; its traceback is not ours to add.
+        sys.exit(error.exit_code or 1)
+
+
+def place_given_by_cluster(environment: dict[str, str]) -> ProcessPlace | None:
+    """The place of this process as torchrun or Slurm's srun say it, or None if neither started it.
+
+    Args:
+        environment: environment variables.
+
+    Raises:
+        UserError: Slurm runs different numbers of tasks on its nodes.
+    """
+    if "TORCHELASTIC_RUN_ID" in environment:
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        return ProcessPlace(*(int(environment[name]) for name in names), url="env://")
+    if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        tasks, nodes = int(environment["SLURM_STEP_NUM_TASKS"]), int(environment["SLURM_STEP_NUM_NODES"])
+        if tasks % nodes:
+            raise UserError(
+                f"Slurm runs {tasks} tasks on {nodes} nodes; give every node as many with --ntasks-per-node."
+            )
+        host = environment.get("MASTER_ADDR") or _first_slurm_host(environment["SLURM_STEP_NODELIST"])
+        # Jobs that share a machine get different ports.
+        port = environment.get("MASTER_PORT") or 20000 + int(environment["SLURM_JOB_ID"]) % 20000
+        return ProcessPlace(
+            rank=int(environment["SLURM_PROCID"]),
+            world_size=tasks,
+            local_rank=int(environment["SLURM_LOCALID"]),
+            local_size=tasks // nodes,
+            url=f"tcp://{host}:{port}",
+        )
+    return None
+
+
+def _first_slurm_host(node_list: str) -> str:
+    if "[" not in node_list:
+        return node_list.split(",")[0]
+    hosts = subprocess.run(
+        ["scontrol", "show", "hostnames", node_list], capture_output=True, text=True, check=True
+    )
+    return hosts.stdout.split()[0]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _spawned(local_rank: int, sizes: tuple, device: str, main: Callable[..., Any], args: tuple) -> None:
+    first_rank, world_size, local_size, url = sizes
+    place = ProcessPlace(first_rank + local_rank, world_size, local_rank, local_size, url)
+    _run_in_process_group(place, device, main, args)
+
+
+def _run_in_process_group(place: ProcessPlace, device: str, main: Callable[..., Any], args: tuple) -> None:
+    if device == "cuda":
+        torch.cuda.set_device(place.local_rank)
+    dist.init_process_group(
+        backend="nccl" if device == "cuda" else "gloo",
+        init_method=place.url,
+        world_size=place.world_size,
+        rank=place.rank,
+        timeout=DEFAULT_TIMEOUT,
+    )
+    _create_local_process_group(place)
+    comm.synchronize()
+    main(*args)
+    dist.destroy_process_group()
+
+
+def _create_local_process_group(place: ProcessPlace) -> None:
+    """Tell Detectron2 which processes share this machine."""
+    if hasattr(comm, "create_local_process_group"):
+        comm.create_local_process_group(place.local_size)
+        return
+    # Detectron2 v0.6 has no function for it; its own launcher sets this variable.
+    for first in range(0, place.world_size, place.local_size):
+        group = dist.new_group(list(range(first, first + place.local_size)))
+        if first <= place.rank < first + place.local_size:
+            comm._LOCAL_PROCESS_GROUP = group

@@ -1,0 +1,123 @@
+"""From command line arguments to a checked config and prepared process."""
+
+import argparse
+import difflib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import yaml
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.engine import default_setup
+from detectron2.utils import comm
+
+from eql_d2.config import get_eql_d2_config
+from eql_d2.data.datasets import register_custom_datasets, set_class_metadata
+from eql_d2.errors import UserError
+
+
+def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode:
+    """Read a config file and apply KEY VALUE overrides.
+
+    Args:
+        config_file: YAML file; empty for the defaults.
+        overrides: alternating keys and values.
+
+    Raises:
+        UserError: the file is missing or not YAML, or a key does not exist; the nearest key is named.
+    """
+    cfg = get_eql_d2_config()
+    try:
+        if config_file:
+            cfg.merge_from_file(config_file)
+        cfg.merge_from_list(overrides or [])
+    except FileNotFoundError as error:
+        raise UserError(f"Config file {error.filename} does not exist.") from None
+    except yaml.YAMLError as error:
+        raise UserError(
+            f"Config file {config_file} is not valid YAML: {' '.join(str(error).split())}."
+        ) from None
+    except KeyError as error:
+        raise UserError(_unknown_key_message(cfg, str(error.args[0]))) from None
+    except (AssertionError, ValueError) as error:  # a value of another type than the default's, an odd list
+        raise UserError(f"The config cannot be read: {error}") from None
+    return cfg
+
+
+def _unknown_key_message(cfg: CfgNode, error_text: str) -> str:
+    key = error_text.rsplit(": ", 1)[-1].strip("'\" ")
+    nearest = difflib.get_close_matches(key, list(_all_keys(cfg)), n=1, cutoff=0.6)
+    hint = (
+        f"; did you mean {nearest[0]}?"
+        if nearest
+        else "; see eql_d2/config.py and Detectron2's config reference."
+    )
+    return f"Config key {key} does not exist{hint}"
+
+
+def _all_keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        yield prefix + key
+        if isinstance(value, CfgNode):
+            yield from _all_keys(value, f"{prefix}{key}.")
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Prepare this process: config, datasets, seed, threads, output folder, logging.
+
+    Args:
+        args: arguments of Detectron2's ``default_argument_parser``.
+
+    Returns:
+        The frozen config.
+
+    Raises:
+        UserError: something in the config does not fit; the sentence names the key.
+    """
+    cfg = load_config(args.config_file, args.opts)
+    register_custom_datasets(cfg)
+    _check_datasets(cfg)
+    _check_device(cfg)
+    if cfg.SEED < 0:
+        cfg.SEED = _kept_or_new_seed(cfg.OUTPUT_DIR, args.resume)
+    if cfg.MODEL.DEVICE == "cpu" and cfg.ENGINE.CPU_THREADS:
+        torch.set_num_threads(cfg.ENGINE.CPU_THREADS)
+    cfg.freeze()
+    default_setup(cfg, args)
+    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_not_user_error)
+    return cfg
+
+
+def _check_datasets(cfg: CfgNode) -> None:
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        set_class_metadata(name)
+        num_classes = len(MetadataCatalog.get(name).get("thing_classes", ()))
+        if num_classes != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+            raise UserError(
+                f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but dataset {name} has "
+                f"{num_classes} classes; set it to {num_classes}."
+            )
+
+
+def _check_device(cfg: CfgNode) -> None:
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(
+            "MODEL.DEVICE is cuda, but PyTorch finds no GPU; add MODEL.DEVICE cpu to the command."
+        )
+    if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
+        raise UserError("SOLVER.AMP.ENABLED is True, but mixed precision needs a GPU; set it to False.")
+
+
+def _kept_or_new_seed(output_dir: str, resume: bool) -> int:
+    """The seed that the run to be resumed was started with, or a new one, the same on all processes."""
+    kept = Path(output_dir) / "config.yaml"
+    if resume and kept.exists():
+        return int(yaml.safe_load(kept.read_text())["SEED"])
+    return comm.shared_random_seed() % 2**31
+
+
+def _is_not_user_error(record: logging.LogRecord) -> bool:
+    """Keep Detectron2's training loop from logging the traceback of a mistake that one sentence explains."""
+    return not (record.exc_info and isinstance(record.exc_info[1], UserError))

@@ -1,0 +1,117 @@
+"""The trainer: Detectron2's, on GPUs or CPU processes, with runs that resume exactly."""
+
+import weakref
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import (
+    AMPTrainer,
+    DefaultTrainer,
+    HookBase,
+    SimpleTrainer,
+    TrainerBase,
+    create_ddp_model,
+)
+from detectron2.utils import comm
+from torch import nn
+
+from eql_d2.data.loader import TrainLoader, build_test_loader, build_train_loader, derived_seed
+from eql_d2.engine.checkpoint import AtomicCheckpointer
+from eql_d2.errors import UserError
+from eql_d2.evaluation import LVISEvaluator
+
+
+class LongTailTrainer(DefaultTrainer):
+    """Detectron2's trainer with this project's loader, evaluator, checkpoints and seeding.
+
+    All that is random in a step follows from (seed, iteration, process): a run that was stopped and resumed
+    ends with the weights of one that was not.
+
+    Args:
+        cfg: full config. A negative ``SEED`` draws one.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        TrainerBase.__init__(self)  # DefaultTrainer's own constructor wraps models for GPUs only
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        self.cfg = cfg
+        self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed() % 2**31
+        torch.manual_seed(self.seed)  # the same initial weights on all processes, whatever came before
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        step_class = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        self._trainer = step_class(
+            wrap_for_processes(model), self.build_train_loader(cfg, self.seed), optimizer
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode, seed: int = 0) -> TrainLoader:
+        """The loader of this process's training batches."""
+        return build_train_loader(cfg, seed)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        """The loader of this process's part of a test set."""
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> LVISEvaluator:
+        """LVIS metrics, written to ``OUTPUT_DIR/inference/DATASET``."""
+        tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
+        folder = f"{cfg.OUTPUT_DIR}/inference/{dataset_name}"
+        return LVISEvaluator(
+            dataset_name,
+            tasks,
+            output_dir=folder,
+            max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+            engine=cfg.TEST.LVIS_ENGINE,
+        )
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """Detectron2's hooks, after the one that seeds each step."""
+        return [SeedEachStep(), *super().build_hooks()]
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Continue from the last checkpoint, or start from ``MODEL.WEIGHTS``.
+
+        Args:
+            resume: continue.
+
+        Raises:
+            UserError: there is nothing to resume, or there is a run that a new one would overwrite.
+        """
+        has_checkpoint = self.checkpointer.has_checkpoint()
+        if resume and not has_checkpoint:
+            raise UserError(
+                f"--resume: {self.cfg.OUTPUT_DIR} has no checkpoint; start without --resume or set OUTPUT_DIR."
+            )
+        if has_checkpoint and not resume:
+            raise UserError(
+                f"{self.cfg.OUTPUT_DIR} holds a run already; continue it with --resume or set another OUTPUT_DIR."
+            )
+        super().resume_or_load(resume)
+        self.data_loader.start_iteration = self.start_iter
+
+
+class SeedEachStep(HookBase):
+    """Seeds PyTorch before each step, so that sampling of proposals does not depend on earlier steps."""
+
+    def before_step(self) -> None:
+        """Seed from the run's seed, the iteration and the process."""
+        torch.manual_seed(derived_seed(self.trainer.seed, self.trainer.iter, comm.get_rank()))
+
+
+def wrap_for_processes(model: nn.Module) -> nn.Module:
+    """Wrap a model for training by several processes; a single process gets it back as it is.
+
+    Detectron2's wrapper names the process's GPU, which a model on the CPU refuses.
+    """
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    options = {"device_ids": None} if on_cpu else {}
+    return create_ddp_model(model, broadcast_buffers=False, **options)

@@ -1,0 +1,15 @@
+"""The one exception type for mistakes that a user can mend."""
+
+
+class UserError(Exception):
+    """A mistake in the input, told in one sentence that names what is wrong and the way out.
+
+    The tools print the sentence alone, without a traceback. An error raised inside a DataLoader worker
+    arrives with the worker's traceback as its text; only the sentence is kept.
+
+    Args:
+        message: the sentence.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(str(message).rsplit("UserError: ", 1)[-1].strip())

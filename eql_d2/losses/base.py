@@ -1,0 +1,103 @@
+"""The interface that every classification loss of this project has."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class ClassificationLoss(nn.Module):
+    """A classification loss that says how many logits it needs and how they become scores.
+
+    Subclasses implement :meth:`compute` and :meth:`scores`. Shapes used throughout: R sampled RoIs of this
+    process's mini-batch, K foreground classes, class K is background.
+
+    Args:
+        num_classes: number K of foreground classes, at least 1.
+        num_logits: width of the classifier's output.
+
+    Raises:
+        ValueError: ``num_classes`` is below 1.
+    """
+
+    def __init__(self, num_classes: int, num_logits: int) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes is {num_classes}; it must be at least 1.")
+        self.num_classes = num_classes
+        self.num_logits = num_logits
+
+    def forward(self, logits: Tensor, gt_classes: Tensor, **labels: Tensor | None) -> dict[str, Tensor]:
+        """Compute the losses in float32 (float64 stays float64), also under autocast.
+
+        Args:
+            logits: (R, num_logits), any floating dtype; R may be 0.
+            gt_classes: (R,) int64 in [0, K], where K is background.
+            labels: further labels that a loss may use, e.g. ``verified_classes``.
+
+        Returns:
+            Scalar losses by name, to be summed. R = 0 gives zeros that back-propagate.
+
+        Raises:
+            ValueError: the shape of ``logits`` is not (R, num_logits).
+        """
+        if logits.shape != (len(gt_classes), self.num_logits):
+            raise ValueError(
+                f"{type(self).__name__} needs logits of shape ({len(gt_classes)}, {self.num_logits}), "
+                f"got {tuple(logits.shape)}."
+            )
+        with torch.autocast(logits.device.type, enabled=False):
+            return self.compute(at_least_float32(logits), gt_classes, **labels)
+
+    def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
+        """The loss itself; arguments as in :meth:`forward`, logits in float32 or float64."""
+        raise NotImplementedError
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Turn logits into test scores, without changing them.
+
+        Args:
+            logits: (R, num_logits).
+
+        Returns:
+            (R, K + 1) scores in [0, 1], background last.
+        """
+        raise NotImplementedError
+
+    def initial_bias(self, prior_prob: float = 0.001) -> Tensor:
+        """The classifier's bias at the start of training.
+
+        Args:
+            prior_prob: probability in (0, 1) that a sigmoid classifier gives each class at the start.
+
+        Returns:
+            (num_logits,) float32.
+        """
+        return torch.zeros(self.num_logits)
+
+    def extra_repr(self) -> str:
+        return f"num_classes={self.num_classes}, num_logits={self.num_logits}"
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Cast to float32 unless the tensor is float64 already."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def foreground_one_hot(gt_classes: Tensor, num_classes: int) -> Tensor:
+    """(R,) classes to (R, K) bool, with an empty row for background.
+
+    Unlike a scatter by index this needs no synchronisation on a GPU.
+    """
+    return gt_classes[:, None] == torch.arange(num_classes, device=gt_classes.device)
+
+
+def prior_bias(prior_prob: float) -> float:
+    """The logit whose sigmoid is ``prior_prob``.
+
+    Raises:
+        ValueError: ``prior_prob`` is outside (0, 1).
+    """
+    if not 0 < prior_prob < 1:
+        raise ValueError(f"prior_prob is {prior_prob}; it must lie strictly between 0 and 1.")
+    return -math.log((1 - prior_prob) / prior_prob)

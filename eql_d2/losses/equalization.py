@@ -1,0 +1,154 @@
+"""Equalization Loss (EQL): Tan et al., CVPR 2020, arXiv 2003.05176."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eql_d2.losses.base import foreground_one_hot
+from eql_d2.losses.cross_entropy import SigmoidLoss
+
+
+class EqualizationLoss(SigmoidLoss):
+    """Sigmoid cross-entropy that spares tail classes the negatives of other classes' foreground RoIs.
+
+    The weight of class j for RoI i is ``1 - E(i) T(f_j) (1 - y_ij)`` (paper, equations 3 to 5), where E is 1
+    for foreground RoIs and T is the tail membership of image frequency f. Background RoIs keep suppressing
+    every class. The weights follow from the data set, so they are not stored in checkpoints.
+
+    Args:
+        num_classes: number K of foreground classes.
+        image_frequencies: (K,) share in [0, 1] of the training images that hold each class.
+        lambda_: tail threshold in (0, 1) on the image frequency; 0.00177 is LVIS v0.5's rare + common.
+        threshold: form of T, a key of :data:`THRESHOLD_FUNCTIONS`.
+        exclude_background: False is the ablation with E = 1 everywhere (paper, table 4).
+
+    Raises:
+        ValueError: an argument is out of its range; the sentence names it.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_frequencies: Tensor,
+        lambda_: float = 0.00177,
+        threshold: str = "step",
+        exclude_background: bool = True,
+    ) -> None:
+        super().__init__(num_classes)
+        if threshold not in THRESHOLD_FUNCTIONS:
+            raise ValueError(
+                f"threshold is {threshold!r}; it must be one of {', '.join(THRESHOLD_FUNCTIONS)}."
+            )
+        if not 0 < lambda_ < 1:
+            raise ValueError(f"lambda_ is {lambda_}; it must lie strictly between 0 and 1.")
+        frequencies = torch.as_tensor(image_frequencies, dtype=torch.float64)
+        if frequencies.shape != (num_classes,):
+            raise ValueError(
+                f"image_frequencies has shape {tuple(frequencies.shape)}; num_classes asks for ({num_classes},)."
+            )
+        if not bool(((frequencies >= 0) & (frequencies <= 1)).all()):
+            raise ValueError(
+                "image_frequencies must lie between 0 and 1; divide image counts by the number of images."
+            )
+        self.lambda_ = lambda_
+        self.threshold = threshold
+        self.exclude_background = exclude_background
+        tail = THRESHOLD_FUNCTIONS[threshold](frequencies, lambda_)
+        self.register_buffer("tail_weight", tail.float(), persistent=False)
+
+    def compute(
+        self, logits: Tensor, gt_classes: Tensor, verified_classes: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Compute the loss.
+
+        Args:
+            logits: (R, K).
+            gt_classes: (R,) in [0, K].
+            verified_classes: (R, K) bool or None; True where the RoI's image is labelled as holding or not
+                holding the class, which keeps weight 1 (paper, section 4.2).
+
+        Returns:
+            ``{"loss_cls": scalar}``.
+        """
+        targets = foreground_one_hot(gt_classes, self.num_classes)
+        spared = ~targets
+        if self.exclude_background:
+            spared &= (gt_classes != self.num_classes)[:, None]
+        if verified_classes is not None:
+            spared &= ~verified_classes
+        weight = 1 - spared * self.tail_weight.to(logits.dtype)
+        summed = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), weight, reduction="sum")
+        return {"loss_cls": summed / max(len(gt_classes), 1)}
+
+    def extra_repr(self) -> str:
+        spared = int((self.tail_weight > 0.5).sum())
+        return f"{super().extra_repr()}, lambda_={self.lambda_}, threshold={self.threshold}, tail_classes={spared}"
+
+
+def step_threshold(frequencies: Tensor, lambda_: float) -> Tensor:
+    """T(f) = 1 where f < λ, strictly (paper, equation 4)."""
+    return (frequencies < lambda_).to(frequencies.dtype)
+
+
+def exponential_threshold(
+    frequencies: Tensor, lambda_: float = 0.0, a: float = 400.0, n: float = 2.0
+) -> Tensor:
+    """T(f) = 1 - (a f)^n clamped to [0, 1] (paper, section 4.4 and table 3); λ is not used."""
+    return (1 - (a * frequencies) ** n).clamp(0, 1)
+
+
+def gompertz_threshold(
+    frequencies: Tensor, lambda_: float = 0.0, a: float = 1.0, b: float = 80.0, c: float = 3000.0
+) -> Tensor:
+    """T(f) = 1 - a exp(-b exp(-c f)) (paper, section 4.4 and table 3); λ is not used."""
+    return 1 - a * torch.exp(-b * torch.exp(-c * frequencies))
+
+
+THRESHOLD_FUNCTIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "step": step_threshold,
+    "exponential": exponential_threshold,
+    "gompertz": gompertz_threshold,
+}
+
+
+def tail_ratio(lambda_: float, image_counts: Tensor, num_images: int) -> float:
+    """Share of all class images that belong to tail classes: TR(λ) = Σ T(f_j) N_j / Σ N_j.
+
+    Args:
+        lambda_: tail threshold on the image frequency.
+        image_counts: (K,) number of training images of each class.
+        num_images: number of training images.
+
+    Returns:
+        A number in [0, 1] (paper, equation 6).
+    """
+    counts = torch.as_tensor(image_counts, dtype=torch.float64)
+    return float((step_threshold(counts / num_images, lambda_) * counts).sum() / counts.sum())
+
+
+def lambda_for_tail_ratio(ratio: float, image_counts: Tensor, num_images: int) -> float:
+    """The inverse of :func:`tail_ratio`: the smallest tail whose share reaches ``ratio``.
+
+    λ is put midway between the tail's largest image frequency and the next larger one, so that no class
+    sits on the threshold.
+
+    Args:
+        ratio: wanted tail ratio in (0, 1).
+        image_counts: (K,) number of training images of each class.
+        num_images: number of training images.
+
+    Returns:
+        λ with ``tail_ratio(λ) >= ratio``, minimal in the set of classes that it takes.
+
+    Raises:
+        ValueError: ``ratio`` is outside (0, 1).
+    """
+    if not 0 < ratio < 1:
+        raise ValueError(f"The tail ratio is {ratio}; it must lie strictly between 0 and 1.")
+    counts, classes = torch.unique(torch.as_tensor(image_counts, dtype=torch.float64), return_counts=True)
+    share = (counts * classes).cumsum(0) / (counts * classes).sum()
+    last = int(torch.searchsorted(share, ratio).clamp(max=len(counts) - 1))
+    following = counts[last + 1] if last + 1 < len(counts) else counts[last] + 1
+    return float((counts[last] + following) / 2 / num_images)

@@ -1,0 +1,170 @@
+"""The box predictor that any classification loss plugs into, and the registry of its variants."""
+
+import inspect
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec, cat
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.structures import Instances
+from detectron2.utils.events import get_event_storage
+from fvcore.common.registry import Registry
+from torch import Tensor, nn
+
+from eql_d2.data.categories import CategoryCounts, category_counts
+from eql_d2.errors import UserError
+from eql_d2.losses import ClassificationLoss, EqualizationLoss, SigmoidCrossEntropy, SoftmaxCrossEntropy
+
+BOX_PREDICTOR_REGISTRY = Registry("BOX_PREDICTOR")
+"""Box predictors by the names that ``MODEL.ROI_BOX_HEAD.PREDICTOR`` takes."""
+
+
+class LongTailPredictor(FastRCNNOutputLayers):
+    """Detectron2's box predictor with the classification done by a :class:`ClassificationLoss`.
+
+    A subclass names its loss and the loss's node below ``MODEL.LONG_TAIL``; nothing else differs between
+    methods. R is the number of RoIs over all images, Ri of image i, K the number of foreground classes.
+
+    Args:
+        input_shape: shape of one RoI's feature.
+        loss: the classification loss; says the width of the classifier and turns logits into scores.
+        prior_prob: see ``MODEL.LONG_TAIL.PRIOR_PROB``.
+        kwargs: arguments of :class:`FastRCNNOutputLayers`.
+    """
+
+    loss_class: type[ClassificationLoss]
+    config_node: str | None = None
+
+    @configurable
+    def __init__(
+        self, input_shape: ShapeSpec, *, loss: ClassificationLoss, prior_prob: float = 0.001, **kwargs: Any
+    ) -> None:
+        super().__init__(input_shape, **kwargs)
+        self.cls_score = nn.Linear(self.cls_score.in_features, loss.num_logits)
+        nn.init.normal_(self.cls_score.weight, std=0.01)
+        with torch.no_grad():
+            self.cls_score.bias.copy_(loss.initial_bias(prior_prob))
+        self.loss = loss
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        arguments = super().from_config(cfg, input_shape)
+        arguments["loss"] = build_loss(cls.loss_class, cfg, cls.config_node)
+        arguments["prior_prob"] = cfg.MODEL.LONG_TAIL.PRIOR_PROB
+        return arguments
+
+    def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
+        """Classification and box regression losses of sampled proposals.
+
+        Args:
+            predictions: logits (R, num_logits) and box deltas (R, 4K) or (R, 4).
+            proposals: one a image, with ``proposal_boxes``, ``gt_classes`` and, where there is any ground
+                truth, ``gt_boxes``.
+
+        Returns:
+            The loss's own losses and ``loss_box_reg``, each a scalar with its weight applied.
+        """
+        logits, deltas = predictions
+        gt_classes = cat([p.gt_classes for p in proposals])
+        proposal_boxes = cat([p.proposal_boxes.tensor for p in proposals])
+        # An image without ground truth has background proposals only, whose boxes are never regressed.
+        gt_boxes = cat([(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals])
+        losses = self.loss(logits, gt_classes)
+        losses["loss_box_reg"] = self.box_reg_loss(proposal_boxes, gt_boxes, deltas, gt_classes)
+        self.log_accuracy(logits, gt_classes)
+        return {name: value * self.loss_weight.get(name, 1.0) for name, value in losses.items()}
+
+    def predict_probs(
+        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
+    ) -> tuple[Tensor, ...]:
+        """Scores of each image's proposals: tensors of shape (Ri, K + 1), background last."""
+        logits, _ = predictions
+        return self.loss.scores(logits).split([len(p) for p in proposals])
+
+    @torch.no_grad()
+    def log_accuracy(self, logits: Tensor, gt_classes: Tensor) -> None:
+        """Log how many foreground RoIs have their class as the best-scored foreground class."""
+        storage = get_event_storage()
+        if storage.iter % 20:  # the writers' period; the scores are not free
+            return
+        is_foreground = gt_classes < self.num_classes
+        best = self.loss.scores(logits)[:, :-1].argmax(dim=1)
+        correct = (best == gt_classes)[is_foreground].float().mean().item() if is_foreground.any() else 0.0
+        storage.put_scalar("box_head/foreground_class_accuracy", correct)
+
+
+def build_loss(
+    loss_class: type[ClassificationLoss], cfg: CfgNode, node_name: str | None
+) -> ClassificationLoss:
+    """Build a loss from its node of the config and from the category counts of the training data.
+
+    The node's keys are the constructor's keywords in upper case (``LAMBDA`` is ``lambda_``).
+
+    Args:
+        loss_class: the loss.
+        cfg: full config.
+        node_name: name of the node below ``MODEL.LONG_TAIL``, or None for a loss without options.
+
+    Raises:
+        UserError: a key has no counterpart in the constructor, or a value is out of its range.
+    """
+    node = cfg.MODEL.LONG_TAIL[node_name] if node_name else {}
+    keywords = {name.rstrip("_").upper(): name for name in inspect.signature(loss_class).parameters}
+    unknown = set(node) - set(keywords)
+    if unknown:
+        raise UserError(
+            f"MODEL.LONG_TAIL.{node_name} has keys that {loss_class.__name__} lacks: {sorted(unknown)}."
+        )
+    arguments = {keywords[key]: value for key, value in node.items()}
+    statistics = {"image_frequencies", "instance_counts"} & set(keywords.values())
+    if statistics:
+        arguments |= {name: _statistic(category_counts(cfg), name) for name in statistics}
+    try:
+        return loss_class(num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES, **arguments)
+    except ValueError as error:
+        raise UserError(f"MODEL.LONG_TAIL.{node_name}: {error}") from None
+
+
+def _statistic(counts: CategoryCounts, name: str) -> Tensor:
+    return torch.as_tensor(getattr(counts, name))
+
+
+def build_box_predictor(cfg: CfgNode, input_shape: ShapeSpec, **kwargs: Any) -> LongTailPredictor:
+    """Build the predictor that ``MODEL.ROI_BOX_HEAD.PREDICTOR`` names.
+
+    Args:
+        cfg: full config.
+        input_shape: shape of one RoI's feature.
+        kwargs: overrides of constructor arguments, e.g. a Cascade stage's ``box2box_transform``.
+
+    Raises:
+        UserError: no predictor has that name.
+    """
+    name = cfg.MODEL.ROI_BOX_HEAD.PREDICTOR
+    if name not in BOX_PREDICTOR_REGISTRY:
+        known = ", ".join(sorted(registered for registered, _ in BOX_PREDICTOR_REGISTRY))
+        raise UserError(f"MODEL.ROI_BOX_HEAD.PREDICTOR is {name!r}; it must be one of {known}.")
+    return BOX_PREDICTOR_REGISTRY.get(name)(cfg, input_shape, **kwargs)
+
+
+@BOX_PREDICTOR_REGISTRY.register()
+class SoftmaxPredictor(LongTailPredictor):
+    """Softmax cross-entropy, the baseline."""
+
+    loss_class = SoftmaxCrossEntropy
+
+
+@BOX_PREDICTOR_REGISTRY.register()
+class SigmoidPredictor(LongTailPredictor):
+    """Sigmoid cross-entropy, EQL's baseline."""
+
+    loss_class = SigmoidCrossEntropy
+
+
+@BOX_PREDICTOR_REGISTRY.register()
+class EQLPredictor(LongTailPredictor):
+    """Equalization Loss."""
+
+    loss_class = EqualizationLoss
+    config_node = "EQL"

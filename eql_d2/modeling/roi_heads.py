@@ -1,0 +1,35 @@
+"""Detectron2's ROI heads with the box predictor that the config names."""
+
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import ROI_HEADS_REGISTRY
+from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
+
+from eql_d2.modeling.box_predictor import build_box_predictor
+
+
+@ROI_HEADS_REGISTRY.register()
+class LongTailROIHeads(StandardROIHeads):
+    """Faster and Mask R-CNN heads whose classification loss is ``MODEL.ROI_BOX_HEAD.PREDICTOR``."""
+
+    @classmethod
+    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        parts = super()._init_box_head(cfg, input_shape)
+        parts["box_predictor"] = build_box_predictor(cfg, parts["box_head"].output_shape)
+        return parts
+
+
+@ROI_HEADS_REGISTRY.register()
+class LongTailCascadeROIHeads(CascadeROIHeads):
+    """Cascade heads; each stage has its own predictor with its own loss and loss state."""
+
+    @classmethod
+    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        parts = super()._init_box_head(cfg, input_shape)
+        parts["box_predictors"] = [
+            build_box_predictor(cfg, head.output_shape, box2box_transform=predictor.box2box_transform)
+            for head, predictor in zip(parts["box_heads"], parts["box_predictors"], strict=True)
+        ]
+        return parts
