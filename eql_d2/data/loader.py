@@ -158,6 +158,8 @@ class TrainLoader:
             batch_sampler=self._batches,
             num_workers=self._num_workers,
             collate_fn=list,
+            # The loader draws its workers' seeds from here, not from the state that the training step uses.
+            generator=torch.Generator().manual_seed(0),
         )
 
 

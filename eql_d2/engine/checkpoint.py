@@ -28,13 +28,15 @@ class AtomicCheckpointer(DetectionCheckpointer):
         partial = self._partial_name(name)
         try:
             super().save(partial, **kwargs)  # calls tag_last_checkpoint once the file is complete
-        except (OSError, RuntimeError) as error:  # PyTorch's file writer turns OSError into RuntimeError
+        except (OSError, RuntimeError) as error:
             Path(self.save_dir, f"{partial}.pth").unlink(missing_ok=True)
-            if isinstance(error, RuntimeError) and "writ" not in str(error):
+            # PyTorch's file writer trips over the OSError with a RuntimeError of its own.
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
                 raise
             last = self.get_checkpoint_file() if self.has_checkpoint() else "none"
             raise UserError(
-                f"Checkpoint {Path(self.save_dir, name)}.pth could not be written ({str(error).splitlines()[0]}); "
+                f"Checkpoint {Path(self.save_dir, name)}.pth could not be written ({cause.strerror}); "
                 f"free some space and go on with --resume (last good checkpoint: {last})."
             ) from None
 

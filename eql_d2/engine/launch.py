@@ -128,9 +128,7 @@ def place_given_by_cluster(environment: dict[str, str]) -> ProcessPlace | None:
 def _first_slurm_host(node_list: str) -> str:
     if "[" not in node_list:
         return node_list.split(",")[0]
-    hosts = subprocess.run(
-        ["scontrol", "show", "hostnames", node_list], capture_output=True, text=True, check=True
-    )
+    hosts = subprocess.run(["scontrol", "show", "hostnames", node_list], capture_output=True, text=True, check=True)
     return hosts.stdout.split()[0]
 
 

@@ -36,9 +36,7 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
     except FileNotFoundError as error:
         raise UserError(f"Config file {error.filename} does not exist.") from None
     except yaml.YAMLError as error:
-        raise UserError(
-            f"Config file {config_file} is not valid YAML: {' '.join(str(error).split())}."
-        ) from None
+        raise UserError(f"Config file {config_file} is not valid YAML: {' '.join(str(error).split())}.") from None
     except KeyError as error:
         raise UserError(_unknown_key_message(cfg, str(error.args[0]))) from None
     except (AssertionError, ValueError) as error:  # a value of another type than the default's, an odd list
@@ -49,11 +47,7 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
 def _unknown_key_message(cfg: CfgNode, error_text: str) -> str:
     key = error_text.rsplit(": ", 1)[-1].strip("'\" ")
     nearest = difflib.get_close_matches(key, list(_all_keys(cfg)), n=1, cutoff=0.6)
-    hint = (
-        f"; did you mean {nearest[0]}?"
-        if nearest
-        else "; see eql_d2/config.py and Detectron2's config reference."
-    )
+    hint = f"; did you mean {nearest[0]}?" if nearest else "; see eql_d2/config.py and Detectron2's config reference."
     return f"Config key {key} does not exist{hint}"
 
 
@@ -103,9 +97,7 @@ def _check_datasets(cfg: CfgNode) -> None:
 
 def _check_device(cfg: CfgNode) -> None:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(
-            "MODEL.DEVICE is cuda, but PyTorch finds no GPU; add MODEL.DEVICE cpu to the command."
-        )
+        raise UserError("MODEL.DEVICE is cuda, but PyTorch finds no GPU; add MODEL.DEVICE cpu to the command.")
     if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
         raise UserError("SOLVER.AMP.ENABLED is True, but mixed precision needs a GPU; set it to False.")
 

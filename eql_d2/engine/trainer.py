@@ -41,9 +41,7 @@ class LongTailTrainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         step_class = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-        self._trainer = step_class(
-            wrap_for_processes(model), self.build_train_loader(cfg, self.seed), optimizer
-        )
+        self._trainer = step_class(wrap_for_processes(model), self.build_train_loader(cfg, self.seed), optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
@@ -97,6 +95,16 @@ class LongTailTrainer(DefaultTrainer):
             )
         super().resume_or_load(resume)
         self.data_loader.start_iteration = self.start_iter
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of hooks, optimizer and gradient scaler, in the form of Detectron2's main branch (v0.6 forgets
+        the optimizer)."""
+        return {**TrainerBase.state_dict(self), "_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+        TrainerBase.load_state_dict(self, state_dict)
+        self._trainer.load_state_dict(state_dict["_trainer"])
 
 
 class SeedEachStep(HookBase):

@@ -1,6 +1,7 @@
 """The interface that every classification loss of this project has."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,13 +28,13 @@ class ClassificationLoss(nn.Module):
         self.num_classes = num_classes
         self.num_logits = num_logits
 
-    def forward(self, logits: Tensor, gt_classes: Tensor, **labels: Tensor | None) -> dict[str, Tensor]:
+    def forward(self, logits: Tensor, gt_classes: Tensor, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Compute the losses in float32 (float64 stays float64), also under autocast.
 
         Args:
             logits: (R, num_logits), any floating dtype; R may be 0.
             gt_classes: (R,) int64 in [0, K], where K is background.
-            labels: further labels that a loss may use, e.g. ``verified_classes``.
+            args, kwargs: further labels that a loss may use, e.g. ``verified_classes``.
 
         Returns:
             Scalar losses by name, to be summed. R = 0 gives zeros that back-propagate.
@@ -47,7 +48,7 @@ class ClassificationLoss(nn.Module):
                 f"got {tuple(logits.shape)}."
             )
         with torch.autocast(logits.device.type, enabled=False):
-            return self.compute(at_least_float32(logits), gt_classes, **labels)
+            return self.compute(at_least_float32(logits), gt_classes, *args, **kwargs)
 
     def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
         """The loss itself; arguments as in :meth:`forward`, logits in float32 or float64."""

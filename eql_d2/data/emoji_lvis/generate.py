@@ -20,7 +20,14 @@ from tqdm import tqdm
 from eql_d2.data.emoji_lvis.glyphs import Glyph, render_glyph, select_glyphs
 from eql_d2.data.emoji_lvis.masks import encode_mask
 from eql_d2.data.emoji_lvis.plan import SPLITS, ImagePlan, SplitPlan, plan_split
-from eql_d2.data.emoji_lvis.records import ATTRIBUTION, category_records, dataset_header, image_record
+from eql_d2.data.emoji_lvis.records import (
+    ATTRIBUTION,
+    category_records,
+    dataset_header,
+    image_file_name,
+    image_ids,
+    image_record,
+)
 from eql_d2.data.emoji_lvis.render import render_image
 from eql_d2.data.emoji_lvis.spec import EmojiLVISSpec
 
@@ -34,8 +41,9 @@ def generate_emoji_lvis(
 ) -> Path:
     """Generate a set, or find it where it was generated before.
 
-    The set is built in a hidden sibling folder and renamed when it is whole, so an interrupted run leaves nothing that
-    looks like a set. Of several processes asking for the same set, one generates it and the others wait.
+    The set is built in a hidden sibling folder and renamed when it is whole, so an interrupted run leaves
+    nothing that looks like a set. Of several processes asking for the same set, one generates it and the
+    others wait.
 
     Args:
         spec: the set.
@@ -76,19 +84,19 @@ def is_complete(spec: EmojiLVISSpec, folder: str | os.PathLike) -> bool:
     folder = Path(folder)
     if _stored_spec(folder) != _spec_record(spec):
         return False
-    if not all((folder / f"{split}.json").is_file() for split in SPLITS):
-        return False
-    return all(_num_images_on_disk(folder / split) == _num_images(spec, split) for split in SPLITS)
+    expected = {f"{split}.json" for split in SPLITS}
+    for split in SPLITS:
+        expected.update(image_file_name(split, image_id) for image_id in image_ids(spec, split))
+    return expected <= _non_empty_files(folder)
 
 
-def _num_images(spec: EmojiLVISSpec, split: str) -> int:
-    return spec.num_train_images if split == "train" else spec.num_val_images
-
-
-def _num_images_on_disk(folder: Path) -> int:
-    if not folder.is_dir():
-        return 0
-    return sum(entry.name.endswith(".jpg") and entry.stat().st_size > 0 for entry in os.scandir(folder))
+def _non_empty_files(folder: Path) -> set[str]:
+    """Files of a set and of its image folders, relative to it."""
+    found = set()
+    for place, prefix in [(folder, ""), *((folder / split, f"{split}/") for split in SPLITS)]:
+        if place.is_dir():
+            found |= {prefix + entry.name for entry in os.scandir(place) if entry.stat().st_size > 0}
+    return found
 
 
 def _spec_record(spec: EmojiLVISSpec) -> dict:
@@ -103,9 +111,14 @@ def _stored_spec(folder: Path) -> dict | None:
 
 
 def _refuse_foreign_folder(spec: EmojiLVISSpec, folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and _stored_spec(folder) != _spec_record(spec):
+    if (
+        folder.exists()
+        and (not folder.is_dir() or any(folder.iterdir()))
+        and _stored_spec(folder) != _spec_record(spec)
+    ):
         raise FileExistsError(
-            f"{folder} holds something else than the EmojiLVIS set asked for; choose another name or root, or remove it."
+            f"{folder} holds something else than the EmojiLVIS set asked for (other values or version); "
+            "choose another name or root, or remove it."
         )
 
 
@@ -162,7 +175,7 @@ def _write_set(spec: EmojiLVISSpec, folder: Path, workers: int, progress: bool) 
 
 
 def _check_counts(plan: SplitPlan, annotations: Sequence[dict]) -> None:
-    """Make sure that every class is annotated in as many images as planned: the long tail is the point of the set."""
+    """Make sure that every class is annotated in as many images as planned."""
     presences = {(annotation["category_id"], annotation["image_id"]) for annotation in annotations}
     realised = np.bincount([category - 1 for category, _ in presences], minlength=len(plan.image_counts))
     if not np.array_equal(realised, plan.image_counts):
@@ -170,7 +183,11 @@ def _check_counts(plan: SplitPlan, annotations: Sequence[dict]) -> None:
 
 
 def _draw_all(
-    spec: EmojiLVISSpec, glyphs: Sequence[Glyph], folder: Path, jobs: Sequence[tuple[str, ImagePlan]], workers: int
+    spec: EmojiLVISSpec,
+    glyphs: Sequence[Glyph],
+    folder: Path,
+    jobs: Sequence[tuple[str, ImagePlan]],
+    workers: int,
 ) -> Iterator[list[dict]]:
     """Draw and save all images; yields each image's annotations in the order of `jobs`."""
     if workers == 1:

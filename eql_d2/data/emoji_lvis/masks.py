@@ -8,7 +8,9 @@ import pycocotools.mask as mask_utils
 
 MIN_POLYGON_IOU = 0.9
 MAX_POLYGON_PARTS = 4
-SMALLEST_HOLE = 4  # pixels; a polygon fills its holes, and what shines through a hole belongs to somebody else
+SMALLEST_HOLE = (
+    4  # pixels; a polygon fills its holes, and what shines through a hole belongs to somebody else
+)
 
 Segmentation = list[list[float]] | dict
 
@@ -37,14 +39,16 @@ def encode_mask(bitmap: np.ndarray) -> tuple[Segmentation, float, list[float]]:
 def decode_mask(segmentation: Segmentation, height: int, width: int) -> np.ndarray:
     """Bool bitmap (height, width) of a segmentation, as pycocotools draws it."""
     if isinstance(segmentation, list):
-        return mask_utils.decode(mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))).astype(bool)
+        return mask_utils.decode(
+            mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
+        ).astype(bool)
     return mask_utils.decode(segmentation).astype(bool)
 
 
 def _polygons(bitmap: np.ndarray) -> list[list[float]]:
     """Outlines of a bitmap's parts; empty if it has holes or too many parts for outlines to do it justice."""
-    # findContours walks through pixel centres and would lose half a pixel on every side; on the doubled bitmap the loss
-    # is a quarter pixel, which rasterisation rounds away.
+    # findContours walks through pixel centres and would lose half a pixel on every side; on the doubled
+    # bitmap the loss is a quarter pixel, which rasterisation rounds away.
     doubled = cv2.resize(bitmap.astype(np.uint8), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
     contours, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     polygons = []

@@ -14,12 +14,13 @@ SPLITS = ("train", "val")
 # Chance of 1, 2 and 3 instances of a class in an image that holds it.
 INSTANCES_PER_PRESENCE = (0.74, 0.18, 0.08)
 
-# Chance, by train frequency, that one of several instances of a class stays without annotation, which makes the class
-# "not exhaustive" in that image. Annotators of LVIS stop early where there is much of a class, so it grows.
+# Chance, by train frequency, that one of several instances of a class stays without annotation, which makes
+# the class "not exhaustive" in that image. Annotators of LVIS stop early where there is much of a class, so
+# it grows.
 NOT_EXHAUSTIVE_CHANCE = {"r": 0.05, "c": 0.15, "f": 0.30}
 
-# Verified-absent images of a class per image that holds it. Val has more: federated AP counts a false positive only in
-# images where the class is present or verified absent.
+# Verified-absent images of a class per image that holds it. Val has more: federated AP counts a false
+# positive only in images where the class is present or verified absent.
 NEGATIVES_PER_POSITIVE = {"train": 1.0, "val": 4.0}
 MIN_NEGATIVES = 10
 
@@ -80,7 +81,7 @@ def train_image_counts(spec: EmojiLVISSpec) -> np.ndarray:
 
 
 def val_image_counts(spec: EmojiLVISSpec) -> np.ndarray:
-    """Planned val image counts by class index: the same for all, so that rare classes are measured as well."""
+    """Planned val image counts by class index: the same for all, so that rare classes are measured too."""
     classes_per_image = train_image_counts(spec).sum() / spec.num_train_images
     count = round(spec.num_val_images * classes_per_image / spec.num_classes)
     return np.full(spec.num_classes, np.clip(count, 1, spec.num_val_images))
@@ -125,7 +126,8 @@ def plan_split(spec: EmojiLVISSpec, split: str) -> SplitPlan:
 
     negatives = _draw_negatives(presences, counts, num_images, NEGATIVES_PER_POSITIVE[split], rng)
     images = tuple(
-        ImagePlan(i, tuple(objects[i]), tuple(negatives[i]), tuple(not_exhaustive[i])) for i in range(num_images)
+        ImagePlan(i, tuple(objects[i]), tuple(negatives[i]), tuple(not_exhaustive[i]))
+        for i in range(num_images)
     )
     return SplitPlan(split, images, counts)
 
@@ -135,8 +137,8 @@ def _deal_classes(
 ) -> list[np.ndarray]:
     """Choose for each class the distinct images that hold it, in random order.
 
-    Images that hold little yet for their appetite come first, so that none stays empty and none overflows, while the
-    number of classes still varies from image to image.
+    Images that hold little yet for their appetite come first, so that none stays empty and none overflows,
+    while the number of classes still varies from image to image.
     """
     load = np.zeros(num_images)
     appetite = 0.3 + rng.gamma(3.0, 1 / 3.0, size=num_images)

@@ -1,4 +1,4 @@
-"""Contact sheet of a generated set: images with masks, boxes and class names drawn in, for people to look at."""
+"""Contact sheet of a generated set: images with masks, boxes and class names drawn in."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def write_preview(
     """
     folder, path = Path(folder), Path(path)
     content = orjson.loads((folder / f"{split}.json").read_bytes())
-    names = {category["id"]: f"{category['name']} [{category['frequency']}]" for category in content["categories"]}
+    names = {
+        category["id"]: f"{category['name']} [{category['frequency']}]" for category in content["categories"]
+    }
     images = content["images"][: columns * rows]
     annotations: dict[int, list[dict]] = {image["id"]: [] for image in images}
     for annotation in content["annotations"]:
@@ -50,7 +52,9 @@ def write_preview(
     return path
 
 
-def _annotated(plain: Image.Image, image: dict, annotations: list[dict], names: dict[int, str]) -> Image.Image:
+def _annotated(
+    plain: Image.Image, image: dict, annotations: list[dict], names: dict[int, str]
+) -> Image.Image:
     """The enlarged image with tinted masks, boxes and names."""
     scale = CELL / image["width"]
     picture = plain.copy()

@@ -37,10 +37,22 @@ def dataset_header(spec: EmojiLVISSpec, split: str) -> dict:
     return {"info": info, "licenses": [LICENSE]}
 
 
+def image_ids(spec: EmojiLVISSpec, split: str) -> range:
+    """Image ids of a split; they start at 1 and go on from train to val, so that no two images share one."""
+    if split == "train":
+        return range(1, 1 + spec.num_train_images)
+    return range(1 + spec.num_train_images, 1 + spec.num_train_images + spec.num_val_images)
+
+
+def image_file_name(split: str, image_id: int) -> str:
+    """Path of an image inside the folder of its set."""
+    return f"{split}/{image_id:06d}.jpg"
+
+
 def image_record(spec: EmojiLVISSpec, split: str, plan: ImagePlan) -> dict:
-    """LVIS image record. Image ids start at 1 and go on from train to val, so that no two images share one."""
-    image_id = plan.index + 1 + (spec.num_train_images if split == "val" else 0)
-    file_name = f"{split}/{image_id:06d}.jpg"
+    """LVIS image record."""
+    image_id = image_ids(spec, split)[plan.index]
+    file_name = image_file_name(split, image_id)
     return {
         "id": image_id,
         "width": spec.image_size,
@@ -55,7 +67,7 @@ def image_record(spec: EmojiLVISSpec, split: str, plan: ImagePlan) -> dict:
 
 
 def category_records(glyphs: Sequence[Glyph], train_annotations: Iterable[dict]) -> list[dict]:
-    """LVIS category records; counts and frequency are those of the train set, in the val file too, as LVIS has it."""
+    """LVIS category records; counts and frequency are those of the train set, in the val file too."""
     pairs = [(annotation["category_id"], annotation["image_id"]) for annotation in train_annotations]
     instance_counts = Counter(category for category, _ in pairs)
     image_counts = Counter(category for category, _ in set(pairs))

@@ -12,9 +12,9 @@ from eql_d2.data.emoji_lvis.backgrounds import draw_background, random_colour
 from eql_d2.data.emoji_lvis.plan import ImagePlan
 from eql_d2.data.emoji_lvis.spec import EmojiLVISSpec
 
-MIN_VISIBLE_SHARE = 0.4  # of an object's own area: what other objects and the image border must leave
+MIN_VISIBLE_SHARE = 0.5  # of an object's own area: what other objects and the image border must leave
 MIN_VISIBLE_PIXELS = 24
-MEAN_DISTRACTORS = 2.0
+MEAN_DISTRACTORS = 1.5
 PLACES_PER_OBJECT = 40
 LAYOUTS_PER_IMAGE = 16
 SHRINK_PER_LAYOUT = 0.9
@@ -41,8 +41,8 @@ def render_image(
         rng: the image's own generator.
 
     Returns:
-        Image, uint8 (size, size, 3) in OpenCV's channel order, and for each annotated object its class index and the
-        bool bitmap of what stays visible.
+        Image, uint8 (size, size, 3) in OpenCV's channel order, and for each annotated object its class index
+        and the bool bitmap of what stays visible.
 
     Raises:
         RuntimeError: the objects do not fit, however small.
@@ -122,7 +122,9 @@ def _place(
     return False
 
 
-def _vary_glyph(sprite: np.ndarray, spec: EmojiLVISSpec, shrink: float, rng: np.random.Generator) -> np.ndarray:
+def _vary_glyph(
+    sprite: np.ndarray, spec: EmojiLVISSpec, shrink: float, rng: np.random.Generator
+) -> np.ndarray:
     """One instance of a class: the glyph with its own size, pose, colours and sharpness."""
     smallest, largest = spec.object_size
     length = np.exp(rng.uniform(np.log(smallest), np.log(largest))) * spec.image_size * shrink
@@ -162,15 +164,15 @@ def _warp(sprite: np.ndarray, pose: np.ndarray, length: float) -> np.ndarray:
 
 
 def _jitter_colour(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Turn the hue by up to 20 degrees and vary saturation, contrast and brightness.
+    """Turn the hue by up to 15 degrees and vary saturation, contrast and brightness.
 
     All are linear in colour, so they work on colours multiplied by alpha.
     """
     axis = np.full(3, 1 / np.sqrt(3))
-    hue, _ = cv2.Rodrigues(axis * np.deg2rad(rng.uniform(-20, 20)))
+    hue, _ = cv2.Rodrigues(axis * np.deg2rad(rng.uniform(-15, 15)))
     grey = np.full((3, 3), 1 / 3)
-    saturation = rng.uniform(0.5, 1.2)
-    matrix = rng.uniform(0.6, 1.1) * (saturation * np.eye(3) + (1 - saturation) * grey) @ hue
+    saturation = rng.uniform(0.6, 1.2)
+    matrix = rng.uniform(0.7, 1.1) * (saturation * np.eye(3) + (1 - saturation) * grey) @ hue
     lift = np.full((3, 1), rng.uniform(-0.06, 0.15))
     alpha = patch[..., 3:]
     colours = cv2.transform(patch, np.hstack([matrix, lift]))
@@ -184,14 +186,20 @@ def _distractor(spec: EmojiLVISSpec, shrink: float, rng: np.random.Generator) ->
     kind = rng.integers(4)
     if kind == 0:
         axes = (length // 2 - 1, int(length * rng.uniform(0.15, 0.48)))
-        cv2.ellipse(alpha, (length // 2, length // 2), axes, rng.uniform(0, 180), 0, 360, 1.0, -1, cv2.LINE_AA)
+        cv2.ellipse(
+            alpha, (length // 2, length // 2), axes, rng.uniform(0, 180), 0, 360, 1.0, -1, cv2.LINE_AA
+        )
     else:
         if kind == 1:
-            corners = cv2.boxPoints(((length / 2, length / 2), (length * 0.65, length * 0.5), rng.uniform(0, 90)))
+            corners = cv2.boxPoints(
+                ((length / 2, length / 2), (length * 0.65, length * 0.5), rng.uniform(0, 90))
+            )
         elif kind == 2:
             corners = rng.uniform(0, length, size=(3, 2))
         else:
-            corners = cv2.boxPoints(((length / 2, length / 2), (length * 0.9, length * 0.12), rng.uniform(0, 180)))
+            corners = cv2.boxPoints(
+                ((length / 2, length / 2), (length * 0.9, length * 0.12), rng.uniform(0, 180))
+            )
         cv2.fillPoly(alpha, [corners.astype(np.int32)], 1.0, cv2.LINE_AA)
     alpha *= np.float32(rng.uniform(0.75, 1.0))
     return np.concatenate([alpha[..., None] * random_colour(rng), alpha[..., None]], axis=2)
@@ -207,6 +215,6 @@ def _photograph(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     photo = canvas * light[..., None] * cast
     if rng.random() < 0.3:
         photo = cv2.GaussianBlur(photo, (0, 0), rng.uniform(0.3, 0.9))
-    noise = np.float32(rng.uniform(0, 0.045))
+    noise = np.float32(rng.uniform(0, 0.035))
     photo = photo + noise * rng.standard_normal(photo.shape, dtype=np.float32)
     return (np.clip(photo, 0, 1) * 255 + 0.5).astype(np.uint8)

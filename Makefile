@@ -1,0 +1,39 @@
+# Everything runs from a fresh clone: each target sets up the environment first if it has to.
+#   PYTHON=...             the Python to build on (3.10 to 3.12; default python3 or what is on PATH)
+#   VENV=...               the environment's folder (default .venv)
+#   DETECTRON2_SOURCE=...  folder or git URL of official Detectron2 sources to compile
+VENV ?= .venv
+export PYTHON VENV DETECTRON2_SOURCE
+
+BIN := $(VENV)/bin
+# set_up.py runs on any Python 3.7+ and looks for the right one itself.
+HOST_PYTHON := $(or $(shell command -v python3 2>/dev/null),$(PYTHON))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint lock clean
+
+help:  ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup:  ## make .venv: locked packages, Detectron2, this package
+	@$(HOST_PYTHON) tools/set_up.py
+
+demo: setup  ## train and compare on the small demonstration data
+	@$(BIN)/python tools/demo.py
+
+test: setup  ## run the tests except the slow ones
+	@$(BIN)/python -m pytest -m "not slow" --durations=10
+
+test-all: setup  ## run all tests
+	@$(BIN)/python -m pytest --durations=10
+
+lint: setup  ## check style and formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+lock:  ## resolve pyproject.toml into requirements.lock
+	@$(HOST_PYTHON) tools/set_up.py --lock
+
+clean:  ## delete the environment, the caches and the outputs
+	rm -rf $(VENV) .cache output build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,50 @@
+"""Fixtures that many tests share: a tiny EmojiLVIS set, a tiny model, the shared data where it is there."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import eql_d2.modeling  # noqa: F401  (registers the ROI heads)
+from eql_d2.data.datasets import register_custom_datasets, set_class_metadata
+from eql_d2.data.emoji_lvis import EmojiLVISSpec, generate_emoji_lvis
+from eql_d2.engine import load_config
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small tensors gain nothing from threads, and a busy machine loses much."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real photographs and annotations; they are not part of the repository."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("needs ../shared/data (real photographs and LVIS annotations), which is not here")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def tiny_set(tmp_path_factory) -> Path:
+    """Folder of an EmojiLVIS set of six classes."""
+    spec = EmojiLVISSpec(num_classes=6, num_train_images=300, num_val_images=12, image_size=64, name="tiny")
+    folder = generate_emoji_lvis(spec, tmp_path_factory.mktemp("emoji_lvis"), workers=1, progress=False)
+    return folder
+
+
+@pytest.fixture
+def tiny_cfg(tiny_set, tmp_path):
+    """Config of a small Mask R-CNN on the tiny set, registered as tiny_train and tiny_val; not frozen."""
+    cfg = load_config(str(ROOT / "tests" / "tiny.yaml"), ["OUTPUT_DIR", str(tmp_path / "run")])
+    cfg.DATASETS.CUSTOM = [
+        {"name": f"tiny_{split}", "annotations": str(tiny_set / f"{split}.json"), "images": str(tiny_set)}
+        for split in ("train", "val")
+    ]
+    register_custom_datasets(cfg)
+    for name in ("tiny_train", "tiny_val"):
+        set_class_metadata(name)
+    return cfg

@@ -1,0 +1,395 @@
+"""EmojiLVIS: the long tail, the truth of its annotations, determinism, and folders that stay whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eql_d2.data.emoji_lvis import (
+    PRESETS,
+    EmojiLVISSpec,
+    frequency_letter,
+    generate_emoji_lvis,
+    is_complete,
+    load_lvis_train_counts,
+    plan_image_counts,
+    plan_split,
+    select_glyphs,
+    write_preview,
+)
+from eql_d2.data.emoji_lvis import generate as generate_module
+from eql_d2.data.emoji_lvis.glyphs import (
+    MIN_GLYPH_DISTANCE,
+    describe,
+    glyph_distances,
+    render_glyph,
+    usable_glyphs,
+)
+from eql_d2.data.emoji_lvis.masks import decode_mask, encode_mask
+
+REPOSITORY = Path(__file__).parents[2]
+SPEC = EmojiLVISSpec(12, 300, 40, 96, seed=3, name="small")
+TINY = EmojiLVISSpec(3, 210, 4, 64, seed=1, name="tiny", max_class_share=0.5, max_objects_per_image=4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return generate_emoji_lvis(SPEC, tmp_path_factory.mktemp("emoji_lvis"), workers=1, progress=False)
+
+
+@pytest.fixture(scope="module", params=["train", "val"])
+def split(request, folder):
+    """A split's plan (the whole truth) and its annotation file (what is told of it)."""
+    return plan_split(SPEC, request.param), read_json(folder / f"{request.param}.json")
+
+
+def read_json(path: Path) -> dict:
+    return orjson.loads(path.read_bytes())
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def images_by_category(content: dict) -> dict[int, set[int]]:
+    images = defaultdict(set)
+    for annotation in content["annotations"]:
+        images[annotation["category_id"]].add(annotation["image_id"])
+    return images
+
+
+# --- the long tail ----------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(st.integers(3, 1203), st.integers(1000, 200_000), st.floats(0.11, 1.0))
+def test_frequency_groups_have_the_proportions_of_lvis(num_classes, num_images, share):
+    counts = plan_image_counts(num_classes, num_images, share)
+    groups = Counter(map(frequency_letter, counts))
+    for letter, lvis_classes in {"r": 337, "c": 461, "f": 405}.items():
+        assert abs(groups[letter] - num_classes * lvis_classes / 1203) <= 1
+    assert counts.min() >= 1
+    assert counts.max() <= share * num_images
+
+
+@settings(deadline=None)
+@given(st.integers(3, 300), st.integers(300, 100_000))
+def test_lambda_puts_exactly_rare_and_common_classes_below_it(num_classes, num_images):
+    counts = plan_image_counts(num_classes, num_images, 0.45)
+    below = counts / num_images < 100 / num_images
+    assert below.tolist() == [frequency_letter(count) in "rc" for count in counts]
+
+
+def test_a_set_as_large_as_lvis_has_the_counts_of_lvis():
+    counts = plan_image_counts(1203, 99_388, 0.45)
+    lvis = np.array(load_lvis_train_counts("v1"))
+    assert Counter(map(frequency_letter, lvis)) == {"r": 337, "c": 461, "f": 405}
+    np.testing.assert_array_equal(counts[lvis != 100], lvis[lvis != 100])
+
+
+def test_compression_keeps_the_order_of_the_frequent_classes_and_reaches_the_cap():
+    counts = plan_image_counts(1203, 4000, 0.2)
+    assert (np.diff(counts) >= 0).all()
+    assert counts.max() == 800
+
+
+def test_v05_counts_are_at_hand_as_well():
+    assert len(load_lvis_train_counts("v0.5")) == 1230
+
+
+# --- glyphs -----------------------------------------------------------------------------------------------
+
+
+def test_enough_distinct_glyphs_for_a_set_as_large_as_lvis():
+    glyphs, _ = usable_glyphs()
+    assert len(glyphs) >= 1203
+    assert len({glyph.name for glyph in glyphs}) == len(glyphs)
+    assert not [glyph.name for glyph in glyphs if "clock_face" in glyph.name or "keycap" in glyph.name]
+
+
+def test_no_two_usable_glyphs_look_alike():
+    _, distances = usable_glyphs()
+    np.fill_diagonal(distances := distances.copy(), np.inf)
+    assert distances.min() >= MIN_GLYPH_DISTANCE
+
+
+@pytest.mark.parametrize(("one", "other"), [(0x27A1, 0x2B05), (0x26AB, 0x2B24), (0x1F610, 0x1F641)])
+def test_look_alikes_are_recognised(one, other):
+    """An arrow and its mirror image, a circle and a larger one, two straight faces."""
+    distances = glyph_distances(np.stack([describe(render_glyph(one)), describe(render_glyph(other))]))
+    assert distances[0, 1] < MIN_GLYPH_DISTANCE
+
+
+def test_glyphs_are_drawn_in_colour():
+    red_apple = render_glyph(0x1F34E)
+    blue, _, red, alpha = red_apple[red_apple[..., 3] == 1].mean(axis=0)
+    assert alpha == 1 and red > blue + 0.3
+
+
+def test_class_choice_follows_the_seed_and_spreads_over_the_font():
+    assert select_glyphs(20, 5) == select_glyphs(20, 5) != select_glyphs(20, 6)
+    descriptors = np.stack([describe(render_glyph(glyph.codepoint)) for glyph in select_glyphs(60, 0)])
+    distances = glyph_distances(descriptors)
+    assert distances[~np.eye(60, dtype=bool)].min() > 2 * MIN_GLYPH_DISTANCE
+
+
+# --- what the annotation files say ------------------------------------------------------------------------
+
+
+def test_realised_image_counts_are_the_planned_ones(split):
+    plan, content = split
+    images = images_by_category(content)
+    realised = [len(images[category + 1]) for category in range(SPEC.num_classes)]
+    assert realised == plan.image_counts.tolist()
+
+
+def test_category_records_tell_the_train_counts_in_both_files(folder):
+    train, val = read_json(folder / "train.json"), read_json(folder / "val.json")
+    images = images_by_category(train)
+    instances = Counter(annotation["category_id"] for annotation in train["annotations"])
+    assert [category["id"] for category in train["categories"]] == list(range(1, SPEC.num_classes + 1))
+    for category in train["categories"]:
+        assert category["image_count"] == len(images[category["id"]])
+        assert category["instance_count"] == instances[category["id"]]
+        assert category["frequency"] == frequency_letter(category["image_count"])
+    assert val["categories"] == train["categories"]
+    assert sum(instances.values()) > sum(len(ids) for ids in images.values())
+
+
+def test_area_and_box_are_those_of_the_stored_mask(split):
+    _, content = split
+    for annotation in content["annotations"]:
+        mask = decode_mask(annotation["segmentation"], SPEC.image_size, SPEC.image_size)
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        box = [columns[0], rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1]
+        assert annotation["area"] == mask.sum() > 0
+        assert annotation["bbox"] == box
+        assert all(isinstance(value, float) for value in [annotation["area"], *annotation["bbox"]])
+
+
+def test_masks_of_an_image_do_not_overlap_beyond_rounding(split):
+    _, content = split
+    owners = defaultdict(lambda: np.zeros((SPEC.image_size, SPEC.image_size), int))
+    for annotation in content["annotations"]:
+        owners[annotation["image_id"]] += decode_mask(
+            annotation["segmentation"], SPEC.image_size, SPEC.image_size
+        )
+    for image_id, owner in owners.items():
+        assert (owner > 1).sum() <= 0.02 * (owner > 0).sum(), image_id
+
+
+def test_both_kinds_of_segmentation_occur(split):
+    _, content = split
+    kinds = Counter(type(annotation["segmentation"]) for annotation in content["annotations"])
+    assert kinds[list] > kinds[dict] > 0
+
+
+def test_negatives_are_truly_absent_and_disjoint_from_positives(split):
+    plan, content = split
+    for image_plan, image in zip(plan.images, content["images"], strict=True):
+        assert not {category - 1 for category in image["neg_category_ids"]} & image_plan.present
+    assert sum(len(image["neg_category_ids"]) for image in content["images"]) > 0
+
+
+def test_annotations_tell_exactly_what_is_planned_to_be_told(split):
+    plan, content = split
+    told = defaultdict(Counter)
+    for annotation in content["annotations"]:
+        told[annotation["image_id"]][annotation["category_id"] - 1] += 1
+    for image_plan, image in zip(plan.images, content["images"], strict=True):
+        annotated = Counter(obj.category for obj in image_plan.objects if obj.annotated)
+        drawn = Counter(obj.category for obj in image_plan.objects)
+        assert told[image["id"]] == annotated
+        gaps = {category for category in annotated if annotated[category] < drawn[category]}
+        assert gaps == {category - 1 for category in image["not_exhaustive_category_ids"]}
+
+
+def test_train_keeps_some_presences_of_frequent_classes_unannotated():
+    plan = plan_split(SPEC, "train")
+    hidden = Counter(category for image in plan.images for category in image.hidden)
+    for category, count in enumerate(plan.image_counts):
+        expected = round(SPEC.unannotated_share * count) if frequency_letter(count) == "f" else 0
+        assert hidden[category] == expected
+    assert sum(hidden.values()) > 0
+
+
+def test_val_is_complete_and_shows_every_class_equally_often():
+    plan = plan_split(SPEC, "val")
+    assert len(set(plan.image_counts)) == 1 and plan.image_counts[0] >= 1
+    assert not any(image.hidden or image.not_exhaustive for image in plan.images)
+    negatives = Counter(category for image in plan.images for category in image.negatives)
+    assert all(negatives[category] >= 10 for category in range(SPEC.num_classes))
+
+
+def test_loads_with_the_official_lvis_package(folder):
+    lvis = pytest.importorskip("lvis")
+    dataset = lvis.LVIS(str(folder / "val.json"))
+    assert len(dataset.get_img_ids()) == SPEC.num_val_images
+    assert len(dataset.get_cat_ids()) == SPEC.num_classes
+    annotation = dataset.load_anns(dataset.get_ann_ids()[:1])[0]
+    assert dataset.ann_to_mask(annotation).sum() == annotation["area"]
+
+
+def test_the_official_evaluation_gives_full_marks_to_the_truth(folder, monkeypatch):
+    lvis = pytest.importorskip("lvis")
+    monkeypatch.setattr(np, "float", float, raising=False)  # lvis 0.5.3 still uses the name numpy dropped
+    dataset = lvis.LVIS(str(folder / "val.json"))
+    results = [
+        {key: annotation[key] for key in ("image_id", "category_id", "bbox")} | {"score": 1.0}
+        for annotation in dataset.dataset["annotations"]
+    ]
+    evaluation = lvis.LVISEval(dataset, lvis.LVISResults(dataset, results), "bbox")
+    evaluation.run()
+    assert all(evaluation.results[key] == pytest.approx(1.0) for key in ("AP", "APr", "APc", "APf"))
+
+
+# --- masks ------------------------------------------------------------------------------------------------
+
+
+def test_a_plain_shape_becomes_an_exact_polygon():
+    bitmap = np.zeros((40, 50), bool)
+    bitmap[5:20, 7:31] = True
+    segmentation, area, box = encode_mask(bitmap)
+    assert isinstance(segmentation, list)
+    assert (area, box) == (15 * 24, [7, 5, 24, 15])
+    np.testing.assert_array_equal(decode_mask(segmentation, 40, 50), bitmap)
+
+
+def test_a_shape_with_a_hole_becomes_run_lengths():
+    bitmap = np.zeros((40, 50), bool)
+    bitmap[5:30, 7:31] = True
+    bitmap[12:18, 12:18] = False
+    segmentation, _, _ = encode_mask(bitmap)
+    assert isinstance(segmentation, dict)
+    np.testing.assert_array_equal(decode_mask(segmentation, 40, 50), bitmap)
+
+
+# --- determinism and folders ------------------------------------------------------------------------------
+
+
+def test_same_bytes_whatever_the_number_of_workers(tmp_path):
+    one = generate_emoji_lvis(TINY, tmp_path / "one", workers=1, progress=False)
+    two = generate_emoji_lvis(TINY, tmp_path / "two", workers=2, progress=False)
+    assert digests(one) == digests(two)
+    reseeded = generate_emoji_lvis(
+        dataclasses.replace(TINY, seed=2), tmp_path / "three", workers=1, progress=False
+    )
+    assert digests(reseeded)["train/000001.jpg"] != digests(one)["train/000001.jpg"]
+
+
+def test_a_complete_set_is_used_again(folder, monkeypatch):
+    monkeypatch.setattr(generate_module, "_write_set", lambda *_: pytest.fail("generated again"))
+    assert generate_emoji_lvis(SPEC, folder.parent, progress=False) == folder
+
+
+def test_a_folder_of_another_spec_is_refused_and_left_alone(tmp_path):
+    folder = generate_emoji_lvis(TINY, tmp_path, workers=1, progress=False)
+    before = digests(folder)
+    with pytest.raises(FileExistsError, match="something else"):
+        generate_emoji_lvis(dataclasses.replace(TINY, seed=9), tmp_path, workers=1, progress=False)
+    assert digests(folder) == before
+
+
+def test_a_folder_of_somebody_elses_files_is_refused(tmp_path):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "thesis.tex").write_text("years of work")
+    with pytest.raises(FileExistsError, match="tiny"):
+        generate_emoji_lvis(TINY, tmp_path, workers=1, progress=False)
+
+
+def test_an_interrupted_generation_leaves_nothing_that_looks_complete_and_heals(tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(generate_module, "category_records", stop)
+        generate_emoji_lvis(TINY, tmp_path, workers=1, progress=False)
+    assert not (tmp_path / "tiny").exists()
+    killed = tmp_path / ".tiny.killed.partial"  # what a killed process, which cannot clean up, leaves behind
+    killed.mkdir()
+    folder = generate_emoji_lvis(TINY, tmp_path, workers=1, progress=False)
+    assert is_complete(TINY, folder) and not killed.exists()
+
+    whole = digests(folder)
+    (folder / "train" / "000002.jpg").unlink()
+    (folder / "val.json").unlink()
+    (folder / "notes.txt").write_text("mine")
+    assert not is_complete(TINY, folder)
+    generate_emoji_lvis(TINY, tmp_path, workers=1, progress=False)
+    assert digests(folder).items() > whole.items() and (folder / "notes.txt").read_text() == "mine"
+
+
+def test_credit_travels_with_the_set(folder):
+    assert "OpenMoji" in (folder / "ATTRIBUTION.txt").read_text()
+    assert "CC BY-SA 4.0" in read_json(folder / "train.json")["licenses"][0]["name"]
+
+
+def test_file_names_reach_the_images_both_ways(folder):
+    for image in read_json(folder / "val.json")["images"]:
+        from_url = folder.joinpath(*image["coco_url"].split("/")[-2:])
+        assert from_url == folder / image["file_name"] and from_url.is_file()
+
+
+# --- specs and the command line ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"num_classes": 2}, "num_classes is 2"),
+        ({"num_classes": 1300}, "num_classes is 1300"),
+        ({"num_train_images": 150}, "150 train images .* at least 253"),
+        ({"num_classes": 200}, "200 classes in 300 train images"),
+        ({"num_val_images": 0}, "num_val_images is 0"),
+        ({"num_val_images": 1}, "1 val images cannot show each of 12 classes"),
+        ({"max_class_share": 0.0}, "max_class_share is 0"),
+        ({"image_size": 20}, "image_size is 20"),
+        ({"name": "../up"}, "name is"),
+        ({"object_size": (0.5, 0.1)}, "object_size is"),
+    ],
+)
+def test_impossible_specs_are_refused_with_the_way_out(changes, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        dataclasses.replace(SPEC, **changes)
+
+
+@pytest.mark.parametrize("name", ["demo", "bench"])
+def test_presets_can_be_planned(name):
+    spec = PRESETS[name]
+    objects_per_image = [len(image.objects) for image in plan_split(spec, "train").images]
+    assert spec.name == name
+    assert min(objects_per_image) >= 1 and max(objects_per_image) <= spec.max_objects_per_image
+
+
+def test_preview_is_drawn(folder, tmp_path):
+    path = write_preview(folder, tmp_path / "sheet.png", columns=1, rows=1)
+    assert path.stat().st_size > 1000
+
+
+def test_command_line_reports_groups_and_lambda(tmp_path):
+    sizes = ["--num-classes=3", "--train-images=260", "--val-images=4", "--image-size=64", "--workers=1"]
+    command = [sys.executable, "tools/make_emoji_lvis.py", *sizes, "--output", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=REPOSITORY, env=environment
+    )
+    assert "1 rare, 1 common, 1 frequent" in done.stdout
+    assert "lambda = 100 / 260" in done.stdout
+
+
+def test_generation_needs_neither_torch_nor_detectron2():
+    """Workers start fast because of that; None in sys.modules makes an import fail."""
+    code = "import sys; sys.modules.update(torch=None, detectron2=None); import eql_d2.data.emoji_lvis"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)

@@ -1,0 +1,140 @@
+"""Several processes on one CPU: equal to one process, also as two machines, and with clear errors."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.distributed as dist
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+
+from eql_d2.data.datasets import register_custom_datasets
+from eql_d2.engine import launch
+from eql_d2.engine.launch import place_given_by_cluster
+from eql_d2.engine.trainer import wrap_for_processes
+from eql_d2.errors import UserError
+from tests.conftest import ROOT
+
+
+def without_sampling(cfg):
+    """Make a step free of randomness and equally large for each image, so that processes can be compared."""
+    cfg.MODEL.MASK_ON = False  # its loss is divided by the foreground RoIs of the process
+    cfg.MODEL.RESNETS.NORM = cfg.MODEL.FPN.NORM = ""
+    cfg.MODEL.RPN.BATCH_SIZE_PER_IMAGE = 100_000
+    cfg.MODEL.RPN.POSITIVE_FRACTION = 1.0
+    cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 1000
+    cfg.MODEL.ROI_HEADS.PROPOSAL_APPEND_GT = False
+    cfg.SOLVER.BASE_LR = 0.001
+
+
+def make_batch():
+    """Four images with one object each, by a formula."""
+    from detectron2.structures import BitMasks, Boxes, Instances
+
+    batch = []
+    for index in range(4):
+        generator = torch.Generator().manual_seed(index)
+        instances = Instances((64, 64))
+        instances.gt_boxes = Boxes(torch.tensor([[8.0 + index, 10.0, 40.0, 38.0 + index]]))
+        instances.gt_classes = torch.tensor([index])
+        instances.gt_masks = BitMasks(torch.zeros(1, 64, 64, dtype=torch.bool))
+        image = torch.randint(0, 256, (3, 64, 64), generator=generator, dtype=torch.uint8)
+        batch.append({"image": image, "instances": instances})
+    return batch
+
+
+def train_on_share(cfg, path):
+    """Three SGD steps, each process on its share of the same four images; the first process saves the weights."""
+    torch.set_num_threads(1)
+    register_custom_datasets(cfg)
+    torch.manual_seed(0)
+    model = wrap_for_processes(build_model(cfg))
+    optimizer = torch.optim.SGD(model.parameters(), lr=cfg.SOLVER.BASE_LR)
+    share = make_batch()[comm.get_rank() :: comm.get_world_size()]
+    with EventStorage():
+        for _ in range(3):
+            optimizer.zero_grad()
+            sum(model(share).values()).backward()
+            optimizer.step()
+    if comm.is_main_process():
+        torch.save({name.removeprefix("module."): value for name, value in model.state_dict().items()}, path)
+
+
+@pytest.mark.parametrize("heads", ["LongTailROIHeads", "LongTailCascadeROIHeads"])
+def test_two_processes_equal_one(tiny_cfg, tmp_path, heads):
+    without_sampling(tiny_cfg)
+    if heads == "LongTailCascadeROIHeads":
+        tiny_cfg.MODEL.ROI_HEADS.NAME = heads
+        tiny_cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = True
+    train_on_share(tiny_cfg, tmp_path / "one.pth")
+    launch(train_on_share, device="cpu", num_processes_per_machine=2, args=(tiny_cfg, tmp_path / "two.pth"))
+    one, two = torch.load(tmp_path / "one.pth"), torch.load(tmp_path / "two.pth")
+    torch.manual_seed(0)
+    initial = build_model(tiny_cfg).state_dict()
+    moved = 0.0
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6, msg=name)
+        moved = max(moved, (value - initial[name]).abs().max().item())
+    assert moved > 1e-3  # otherwise equality says nothing
+
+
+def report_places(folder):
+    """Write what each process knows of its place."""
+    place = (comm.get_rank(), comm.get_world_size(), comm.get_local_rank(), comm.get_local_size(), dist.get_backend())
+    (folder / f"{comm.get_rank()}").write_text(" ".join(map(str, place)))
+
+
+def test_two_machines_on_one_host(tmp_path):
+    """Two launches that meet at one address are two machines of two processes each."""
+    program = (
+        "import sys, pathlib; from eql_d2.engine import launch; from tests.engine.test_distributed import *\n"
+        "if __name__ == '__main__':\n"
+        "    launch(report_places, device='cpu', num_processes_per_machine=2, num_machines=2,\n"
+        f"           machine_rank=int(sys.argv[1]), dist_url='file://{tmp_path}/meet', args=(pathlib.Path('{tmp_path}'),))"
+    )
+    script = tmp_path / "machine.py"
+    script.write_text(program)
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    machines = [subprocess.Popen([sys.executable, script, str(rank)], env=environment) for rank in (0, 1)]
+    assert [machine.wait(timeout=180) for machine in machines] == [0, 0]
+    assert [(tmp_path / str(rank)).read_text() for rank in range(4)] == [
+        "0 4 0 2 gloo",
+        "1 4 1 2 gloo",
+        "2 4 0 2 gloo",
+        "3 4 1 2 gloo",
+    ]
+
+
+def test_torchrun(tmp_path):
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import pathlib; from eql_d2.engine import launch; from tests.engine.test_distributed import *\n"
+        f"launch(report_places, device='cpu', args=(pathlib.Path('{tmp_path}'),))"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
+    subprocess.run(command, check=True, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}, timeout=180)
+    assert (tmp_path / "1").read_text() == "1 2 1 2 gloo"
+
+
+def test_place_under_slurm():
+    environment = {
+        "SLURM_STEP_NUM_TASKS": "16",
+        "SLURM_STEP_NUM_NODES": "2",
+        "SLURM_STEP_NODELIST": "node07",
+        "SLURM_JOB_ID": "40123",
+        "SLURM_PROCID": "9",
+        "SLURM_LOCALID": "1",
+    }
+    place = place_given_by_cluster(environment)
+    assert (place.rank, place.world_size, place.local_rank, place.local_size) == (9, 16, 1, 8)
+    assert place.url == "tcp://node07:20123"
+    with pytest.raises(UserError, match="Slurm runs 15 tasks on 2 nodes"):
+        place_given_by_cluster({**environment, "SLURM_STEP_NUM_TASKS": "15"})
+    assert place_given_by_cluster({"SLURM_JOB_ID": "1", "SLURM_STEP_NUM_TASKS": "1"}) is None
+
+
+def test_several_machines_need_an_address():
+    with pytest.raises(UserError, match="--dist-url has to name the first machine"):
+        launch(report_places, device="cpu", num_machines=2, args=())

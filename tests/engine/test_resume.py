@@ -1,0 +1,112 @@
+"""A run that was stopped and resumed ends with the weights of one that was not; checkpoints are never half written."""
+
+import resource
+import signal
+
+import pytest
+import torch
+
+from eql_d2.engine import LongTailTrainer
+from eql_d2.engine.checkpoint import AtomicCheckpointer
+from eql_d2.errors import UserError
+
+
+class Stopped(Exception):
+    """Stands for the power failure."""
+
+
+def train(cfg, *, resume=False, stop_before=None):
+    """Train without the evaluation at the end; raise Stopped before an iteration if asked."""
+    trainer = LongTailTrainer(cfg)
+    trainer._hooks = [hook for hook in trainer._hooks if type(hook).__name__ != "EvalHook"]
+    trainer.resume_or_load(resume=resume)
+    if stop_before is not None:
+        run_step = trainer.run_step
+
+        def run_step_or_stop():
+            if trainer.iter == stop_before:
+                raise Stopped
+            run_step()
+
+        trainer.run_step = run_step_or_stop
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_stopped_and_resumed_equals_uninterrupted(tiny_cfg, tmp_path, workers):
+    tiny_cfg.DATALOADER.SAMPLER_TRAIN = "RepeatFactorTrainingSampler"
+    tiny_cfg.DATALOADER.REPEAT_THRESHOLD = 0.5
+    straight = train(tiny_cfg)
+    tiny_cfg.OUTPUT_DIR = str(tmp_path / "stopped")
+    tiny_cfg.DATALOADER.NUM_WORKERS = workers  # the data does not depend on it
+    with pytest.raises(Stopped):
+        train(tiny_cfg, stop_before=3)  # the last checkpoint is that of iteration 2
+    resumed = train(tiny_cfg, resume=True)
+    assert resumed.start_iter == 2
+    for (name, value), other in zip(
+        straight.model.state_dict().items(), resumed.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(value, other), name
+    momentum, resumed_momentum = (
+        [state["momentum_buffer"] for state in trainer.optimizer.state.values()] for trainer in (straight, resumed)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(momentum, resumed_momentum, strict=True))
+
+
+def test_another_seed_gives_other_weights(tiny_cfg, tmp_path):
+    """The test above could not fail if nothing were random."""
+    first = train(tiny_cfg)
+    tiny_cfg.SEED, tiny_cfg.OUTPUT_DIR = 2, str(tmp_path / "other")
+    second = train(tiny_cfg)
+    key = "roi_heads.box_predictor.cls_score.weight"
+    assert not torch.equal(first.model.state_dict()[key], second.model.state_dict()[key])
+
+
+def test_resume_without_a_checkpoint(tiny_cfg):
+    with pytest.raises(UserError, match=r"--resume: .*run has no checkpoint"):
+        LongTailTrainer(tiny_cfg).resume_or_load(resume=True)
+
+
+def test_a_run_is_not_overwritten(tiny_cfg):
+    LongTailTrainer(tiny_cfg).checkpointer.save("model_0000001", iteration=1)
+    with pytest.raises(UserError, match="holds a run already; continue it with --resume"):
+        LongTailTrainer(tiny_cfg).resume_or_load(resume=False)
+
+
+@pytest.fixture
+def small_files_only():
+    """A real limit on file size, which fails writing as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.fixture
+def checkpointer(tmp_path):
+    checkpointer = AtomicCheckpointer(torch.nn.Linear(200, 200), str(tmp_path))  # 160 kB
+    checkpointer.save("model_0000001", iteration=1)
+    return checkpointer
+
+
+def test_full_disk_keeps_the_last_good_checkpoint(checkpointer, tmp_path, request):
+    good = checkpointer.model.weight.clone()
+    torch.nn.init.zeros_(checkpointer.model.weight)
+    request.getfixturevalue("small_files_only")
+    for name in ("model_0000002", "model_0000001"):  # a new file, and one of the same name
+        with pytest.raises(UserError, match=rf"{name}.pth could not be written .* checkpoint: .*model_0000001.pth"):
+            checkpointer.save(name, iteration=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_0000001.pth"]
+    model = torch.nn.Linear(200, 200)
+    AtomicCheckpointer(model, str(tmp_path)).resume_or_load("", resume=True)
+    assert torch.equal(model.weight, good)
+
+
+def test_saving_again_replaces_the_checkpoint(checkpointer, tmp_path):
+    torch.nn.init.zeros_(checkpointer.model.weight)
+    checkpointer.save("model_0000001", iteration=1)
+    assert torch.load(tmp_path / "model_0000001.pth")["model"]["weight"].abs().sum() == 0
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
