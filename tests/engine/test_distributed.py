@@ -22,11 +22,10 @@ def without_sampling(cfg):
     """Make a step free of randomness and equally large for each image, so that processes can be compared."""
     cfg.MODEL.MASK_ON = False  # its loss is divided by the foreground RoIs of the process
     cfg.MODEL.RESNETS.NORM = cfg.MODEL.FPN.NORM = ""
-    cfg.MODEL.RPN.BATCH_SIZE_PER_IMAGE = 100_000
+    cfg.MODEL.RPN.BATCH_SIZE_PER_IMAGE = 2040  # all anchors of a 64 x 64 image
     cfg.MODEL.RPN.POSITIVE_FRACTION = 1.0
     cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 1000
-    cfg.MODEL.ROI_HEADS.PROPOSAL_APPEND_GT = False
-    cfg.SOLVER.BASE_LR = 0.001
+    cfg.SOLVER.BASE_LR = 0.02
 
 
 def make_batch():
