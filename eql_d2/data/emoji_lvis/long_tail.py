@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import orjson
 
+from eql_d2.errors import UserError
+
 METADATA_DIR = Path(__file__).resolve().parents[3] / "datasets" / "metadata"
 
 # LVIS's own thresholds, in train images that hold the class.
@@ -29,11 +31,11 @@ def load_lvis_train_counts(version: str = "v1") -> tuple[int, ...]:
         version: "v1" (1203 classes) or "v0.5" (1230 classes).
 
     Raises:
-        FileNotFoundError: the metadata file is not in the checkout.
+        UserError: the metadata file is not in the checkout.
     """
     path = METADATA_DIR / f"lvis_{version}_train_category_counts.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; it comes with the repository (datasets/metadata).")
+        raise UserError(f"{path} is missing; it comes with the repository (datasets/metadata).")
     categories = orjson.loads(path.read_bytes())["categories"]
     return tuple(sorted(category["image_count"] for category in categories))
 
@@ -61,9 +63,7 @@ def plan_image_counts(num_classes: int, num_images: int, max_class_share: float)
     """
     lvis_counts = np.array(load_lvis_train_counts("v1"))
     if not 3 <= num_classes <= len(lvis_counts):
-        raise ValueError(
-            f"num_classes is {num_classes}; choose 3 (one per frequency group) to {len(lvis_counts)}."
-        )
+        raise ValueError(f"num_classes is {num_classes}; choose 3 (one per frequency group) to {len(lvis_counts)}.")
     largest_allowed = int(max_class_share * num_images)
     if largest_allowed < MIN_FREQUENT_COUNT:
         needed = int(np.ceil(MIN_FREQUENT_COUNT / max_class_share))

@@ -8,9 +8,7 @@ import pycocotools.mask as mask_utils
 
 MIN_POLYGON_IOU = 0.9
 MAX_POLYGON_PARTS = 4
-SMALLEST_HOLE = (
-    4  # pixels; a polygon fills its holes, and what shines through a hole belongs to somebody else
-)
+SMALLEST_HOLE = 4  # pixels; a polygon fills its holes, and what shines through a hole belongs to somebody else
 
 Segmentation = list[list[float]] | dict
 
@@ -39,9 +37,7 @@ def encode_mask(bitmap: np.ndarray) -> tuple[Segmentation, float, list[float]]:
 def decode_mask(segmentation: Segmentation, height: int, width: int) -> np.ndarray:
     """Bool bitmap (height, width) of a segmentation, as pycocotools draws it."""
     if isinstance(segmentation, list):
-        return mask_utils.decode(
-            mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
-        ).astype(bool)
+        return mask_utils.decode(mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))).astype(bool)
     return mask_utils.decode(segmentation).astype(bool)
 
 

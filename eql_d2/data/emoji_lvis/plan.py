@@ -126,8 +126,7 @@ def plan_split(spec: EmojiLVISSpec, split: str) -> SplitPlan:
 
     negatives = _draw_negatives(presences, counts, num_images, NEGATIVES_PER_POSITIVE[split], rng)
     images = tuple(
-        ImagePlan(i, tuple(objects[i]), tuple(negatives[i]), tuple(not_exhaustive[i]))
-        for i in range(num_images)
+        ImagePlan(i, tuple(objects[i]), tuple(negatives[i]), tuple(not_exhaustive[i])) for i in range(num_images)
     )
     return SplitPlan(split, images, counts)
 

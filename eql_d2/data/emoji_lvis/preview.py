@@ -30,9 +30,7 @@ def write_preview(
     """
     folder, path = Path(folder), Path(path)
     content = orjson.loads((folder / f"{split}.json").read_bytes())
-    names = {
-        category["id"]: f"{category['name']} [{category['frequency']}]" for category in content["categories"]
-    }
+    names = {category["id"]: f"{category['name']} [{category['frequency']}]" for category in content["categories"]}
     images = content["images"][: columns * rows]
     annotations: dict[int, list[dict]] = {image["id"]: [] for image in images}
     for annotation in content["annotations"]:
@@ -52,9 +50,7 @@ def write_preview(
     return path
 
 
-def _annotated(
-    plain: Image.Image, image: dict, annotations: list[dict], names: dict[int, str]
-) -> Image.Image:
+def _annotated(plain: Image.Image, image: dict, annotations: list[dict], names: dict[int, str]) -> Image.Image:
     """The enlarged image with tinted masks, boxes and names."""
     scale = CELL / image["width"]
     picture = plain.copy()

@@ -122,9 +122,7 @@ def _place(
     return False
 
 
-def _vary_glyph(
-    sprite: np.ndarray, spec: EmojiLVISSpec, shrink: float, rng: np.random.Generator
-) -> np.ndarray:
+def _vary_glyph(sprite: np.ndarray, spec: EmojiLVISSpec, shrink: float, rng: np.random.Generator) -> np.ndarray:
     """One instance of a class: the glyph with its own size, pose, colours and sharpness."""
     smallest, largest = spec.object_size
     length = np.exp(rng.uniform(np.log(smallest), np.log(largest))) * spec.image_size * shrink
@@ -186,20 +184,14 @@ def _distractor(spec: EmojiLVISSpec, shrink: float, rng: np.random.Generator) ->
     kind = rng.integers(4)
     if kind == 0:
         axes = (length // 2 - 1, int(length * rng.uniform(0.15, 0.48)))
-        cv2.ellipse(
-            alpha, (length // 2, length // 2), axes, rng.uniform(0, 180), 0, 360, 1.0, -1, cv2.LINE_AA
-        )
+        cv2.ellipse(alpha, (length // 2, length // 2), axes, rng.uniform(0, 180), 0, 360, 1.0, -1, cv2.LINE_AA)
     else:
         if kind == 1:
-            corners = cv2.boxPoints(
-                ((length / 2, length / 2), (length * 0.65, length * 0.5), rng.uniform(0, 90))
-            )
+            corners = cv2.boxPoints(((length / 2, length / 2), (length * 0.65, length * 0.5), rng.uniform(0, 90)))
         elif kind == 2:
             corners = rng.uniform(0, length, size=(3, 2))
         else:
-            corners = cv2.boxPoints(
-                ((length / 2, length / 2), (length * 0.9, length * 0.12), rng.uniform(0, 180))
-            )
+            corners = cv2.boxPoints(((length / 2, length / 2), (length * 0.9, length * 0.12), rng.uniform(0, 180)))
         cv2.fillPoly(alpha, [corners.astype(np.int32)], 1.0, cv2.LINE_AA)
     alpha *= np.float32(rng.uniform(0.75, 1.0))
     return np.concatenate([alpha[..., None] * random_colour(rng), alpha[..., None]], axis=2)

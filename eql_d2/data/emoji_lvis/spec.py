@@ -82,7 +82,7 @@ class EmojiLVISSpec:
 
 
 PRESETS: dict[str, EmojiLVISSpec] = {
-    "demo": EmojiLVISSpec(60, 1200, 240, 144, name="demo"),
+    "demo": EmojiLVISSpec(60, 800, 240, 128, name="demo", object_size=(0.16, 0.5)),
     "bench": EmojiLVISSpec(200, 4000, 1000, 160, name="bench", max_class_share=0.2),
     "full": EmojiLVISSpec(
         1203,

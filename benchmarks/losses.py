@@ -1,0 +1,193 @@
+"""Time of each loss, forward and backward, against plain softmax cross-entropy.
+
+The measured calls of all losses are interleaved in one run, so that a machine that is busy for a while disturbs
+all of them; the table has medians. "By definition" are the methods written down as their papers and first
+codes describe them, without regard to speed: Seesaw with the (C, C) matrix of count ratios and powers, EQLv2 with
+dense weights put together from one-hot targets, BAGS with one Python pass and boolean masks a group.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tabulate import tabulate
+from torch import Tensor
+
+from eql_d2.losses import (
+    BalancedGroupSoftmax,
+    EqualizationLoss,
+    EqualizationLossV2,
+    SeesawLoss,
+    SigmoidCrossEntropy,
+    SoftmaxCrossEntropy,
+    SoftmaxEqualizationLoss,
+)
+
+BASELINE = "softmax cross-entropy"
+COUNT_FILE = Path(__file__).parents[1] / "datasets" / "metadata" / "lvis_v1_train_category_counts.json"
+
+
+class SeesawByDefinition(SeesawLoss):
+    """Powers of the (K, K) matrix of count ratios, gathered for each foreground RoI."""
+
+    def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
+        is_foreground = gt_classes < self.num_classes
+        own = gt_classes[is_foreground]
+        for class_id in own.unique():
+            self.cum_samples[class_id] += (own == class_id).sum()
+        class_logits = logits[is_foreground, : self.num_classes]
+        counts = self.cum_samples.clamp(min=1)
+        ratios = counts[None, :] / counts[:, None]
+        factors = torch.where(ratios < 1, ratios**self.p, torch.ones_like(ratios))[own]
+        scores = class_logits.detach().softmax(dim=1)
+        score_ratios = scores / scores.gather(1, own[:, None]).clamp(min=self.eps)
+        factors = factors * torch.where(score_ratios > 1, score_ratios**self.q, torch.ones_like(scores))
+        targets = F.one_hot(own, self.num_classes)
+        adjusted = class_logits + factors.log() * (1 - targets)
+        classes = F.cross_entropy(adjusted, own, reduction="sum")
+        objectness = F.cross_entropy(logits[:, self.num_classes :], (~is_foreground).long(), reduction="mean")
+        return {"loss_cls": classes / len(logits), "loss_objectness": objectness}
+
+
+class EQLv2ByDefinition(EqualizationLossV2):
+    """Weights expanded to (R, K + 1) and mixed by the one-hot targets; gradients likewise."""
+
+    def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
+        targets = F.one_hot(gt_classes, self.num_logits).to(logits.dtype)
+        positive, negative = (weight.expand_as(logits) for weight in self.class_weights())
+        weight = positive * targets + negative * (1 - targets)
+        losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        with torch.no_grad():
+            gradients = (logits.sigmoid() - targets).abs() * weight
+            self.pos_grad += (gradients * targets).sum(dim=0)[:-1]
+            self.neg_grad += (gradients * (1 - targets)).sum(dim=0)[:-1]
+            self.pos_neg_ratio.copy_(self.pos_grad / (self.neg_grad + 1e-10))
+        return {"loss_cls": (losses * weight).sum() / len(logits)}
+
+
+class BAGSByDefinition(BalancedGroupSoftmax):
+    """A Python pass over the groups, with masks, index lists and counts on the host."""
+
+    def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
+        total, start = logits.new_zeros(()), 0
+        for group, size in enumerate(self.group_sizes):
+            targets = self.target_logit[gt_classes, group] - start
+            in_group = self.group_of_class[gt_classes] == group
+            use = torch.ones_like(in_group)
+            if group < len(self.group_sizes) - 1:
+                others = (~in_group).nonzero().flatten()
+                number = int(self.others_ratio * int(in_group.sum()))
+                use = in_group.clone()
+                use[others[torch.randperm(len(others), device=others.device)[:number]]] = True
+            if use.any():
+                total = total + F.cross_entropy(logits[use, start : start + size], targets[use])
+            start += size
+        return {"loss_cls": total}
+
+
+def build_losses() -> dict[str, torch.nn.Module]:
+    """All losses for LVIS v1, by the name in the table."""
+    content = json.loads(COUNT_FILE.read_text())
+    instances = torch.tensor([category["instance_count"] for category in content["categories"]])
+    frequencies = torch.tensor([category["image_count"] for category in content["categories"]]) / content["num_images"]
+    num_classes = len(instances)
+    return {
+        BASELINE: SoftmaxCrossEntropy(num_classes),
+        "sigmoid cross-entropy": SigmoidCrossEntropy(num_classes),
+        "EQL": EqualizationLoss(num_classes, frequencies),
+        "SEQL": SoftmaxEqualizationLoss(num_classes, frequencies, lambda_=0.001),
+        "EQLv2": EqualizationLossV2(num_classes),
+        "EQLv2, by definition": EQLv2ByDefinition(num_classes),
+        "Seesaw": SeesawLoss(num_classes),
+        "Seesaw, by definition": SeesawByDefinition(num_classes),
+        "BAGS": BalancedGroupSoftmax(num_classes, instances),
+        "BAGS, by definition": BAGSByDefinition(num_classes, instances),
+    }
+
+
+def make_batch(num_rois: int, num_logits: int, num_classes: int, device: str) -> tuple[Tensor, Tensor]:
+    """Random logits, and classes of which a quarter is foreground (the usual sampling)."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(num_rois, num_logits, generator=generator)
+    gt_classes = torch.randint(0, num_classes, (num_rois,), generator=generator)
+    gt_classes[num_rois // 4 :] = num_classes
+    return logits.to(device).requires_grad_(), gt_classes.to(device)
+
+
+def check_equality(losses: dict[str, torch.nn.Module], batches: dict[str, tuple[Tensor, Tensor]]) -> None:
+    """Make sure that both ways of computing a method give the same; not for BAGS, which draws random numbers."""
+    for name in ("EQLv2", "Seesaw"):
+        for _ in range(3):
+            ours, by_definition = (losses[key](*batches[key]) for key in (name, f"{name}, by definition"))
+            for key, value in ours.items():
+                torch.testing.assert_close(by_definition[key], value, rtol=1e-4, atol=1e-4)
+
+
+def seconds_of_call(step: Callable[[], None], device: str) -> float:
+    """Time of one call: wall clock on the CPU, events on a GPU."""
+    if device == "cpu":
+        start = time.perf_counter()
+        step()
+        return time.perf_counter() - start
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    step()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1000
+
+
+def measure(device: str, num_rois: int, repeats: int) -> list[dict]:
+    """One record a loss: median milliseconds and the ratio to the baseline's."""
+    losses = {name: loss.to(device) for name, loss in build_losses().items()}
+    batches = {name: make_batch(num_rois, loss.num_logits, loss.num_classes, device) for name, loss in losses.items()}
+    # SEQL is for image classification: no background.
+    batches["SEQL"] = (batches["SEQL"][0], batches["SEQL"][1] % losses["SEQL"].num_classes)
+    check_equality(losses, batches)
+
+    def step(name: str) -> None:
+        logits, gt_classes = batches[name]
+        logits.grad = None
+        sum(losses[name](logits, gt_classes).values()).backward()
+
+    seconds: dict[str, list[float]] = {name: [] for name in losses}
+    for repeat in range(repeats + 3):
+        for name, values in seconds.items():
+            elapsed = seconds_of_call(lambda name=name: step(name), device)
+            if repeat >= 3:  # the first calls warm up
+                values.append(elapsed)
+    medians = {name: 1000 * statistics.median(values) for name, values in seconds.items()}
+    return [
+        {"device": device, "loss": name, "milliseconds": value, "ratio": value / medians[BASELINE]}
+        for name, value in medians.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rois", type=int, default=1024, help="sampled RoIs R (default 1024: two images of 512)")
+    parser.add_argument("--repeats", type=int, default=20, help="measured calls of each loss")
+    parser.add_argument("--threads", type=int, default=1, help="PyTorch's CPU threads")
+    parser.add_argument("--json", metavar="FILE", help="also write the numbers to this file")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    records = []
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        records += measure(device, args.rois, args.repeats)
+    title = (
+        f"Forward and backward, R = {args.rois}, K = 1203, {args.threads} CPU thread(s), PyTorch {torch.__version__}"
+    )
+    print(title)
+    print(tabulate([list(r.values()) for r in records], ["device", "loss", "ms", "ratio"], floatfmt=".2f"))
+    if args.json:
+        content = {"rois": args.rois, "threads": args.threads, "torch": torch.__version__, "results": records}
+        Path(args.json).write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
