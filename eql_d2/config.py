@@ -35,6 +35,28 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # Background RoIs keep suppressing every class (paper, equation 3). False is the ablation without E(r).
     cfg.MODEL.LONG_TAIL.EQL.EXCLUDE_BACKGROUND = True
 
+    cfg.MODEL.LONG_TAIL.EQLV2 = CfgNode()
+    # Positives of a class with few positive gradients weigh up to 1 + ALPHA.
+    cfg.MODEL.LONG_TAIL.EQLV2.ALPHA = 4.0
+    # Steepness of the weights as a function of the ratio of positive to negative gradients.
+    cfg.MODEL.LONG_TAIL.EQLV2.GAMMA = 12.0
+    # Gradient ratio in the middle of that function, where negatives weigh 1/2.
+    cfg.MODEL.LONG_TAIL.EQLV2.MU = 0.8
+
+    cfg.MODEL.LONG_TAIL.SEESAW = CfgNode()
+    # Strength of the mitigation: how much classes with fewer samples are spared. 0 switches it off.
+    cfg.MODEL.LONG_TAIL.SEESAW.P = 0.8
+    # Strength of the compensation: how much wrongly high scores are pushed down. 0 switches it off.
+    cfg.MODEL.LONG_TAIL.SEESAW.Q = 2.0
+    # Smallest score of the true class that the compensation divides by.
+    cfg.MODEL.LONG_TAIL.SEESAW.EPS = 0.01
+
+    cfg.MODEL.LONG_TAIL.BAGS = CfgNode()
+    # Numbers of training instances that part the classes into groups: < 10, 10 to 99, 100 to 999, >= 1000.
+    cfg.MODEL.LONG_TAIL.BAGS.BIN_EDGES = (10, 100, 1000)
+    # RoIs of other groups and background that a class group trains on, for each RoI of its own.
+    cfg.MODEL.LONG_TAIL.BAGS.OTHERS_RATIO = 8.0
+
 
 def _add_data_keys(cfg: CfgNode) -> None:
     # The user's own LVIS-format datasets: a list of {name, annotations, images}.

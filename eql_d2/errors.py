@@ -12,4 +12,5 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(str(message).rsplit("UserError: ", 1)[-1].strip())
+        sentence = str(message).rsplit("UserError: ", 1)[-1]
+        super().__init__(" ".join(line.strip() for line in sentence.splitlines()).strip())

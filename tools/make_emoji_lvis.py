@@ -17,29 +17,22 @@ from pathlib import Path
 import orjson
 
 from eql_d2.data.emoji_lvis import PRESETS, EmojiLVISSpec, generate_emoji_lvis, write_preview
+from eql_d2.errors import UserError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--preset", choices=PRESETS, default="demo", help="sizes to start from (default: demo)"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=PRESETS, default="demo", help="sizes to start from (default: demo)")
     parser.add_argument("--num-classes", type=int, help="3 to 1203")
     parser.add_argument("--train-images", type=int, dest="num_train_images")
     parser.add_argument("--val-images", type=int, dest="num_val_images")
     parser.add_argument("--image-size", type=int, help="side of the square images in pixels")
     parser.add_argument("--seed", type=int)
-    parser.add_argument(
-        "--name", help="folder of the set (default: the preset's name, or one made of the sizes)"
-    )
+    parser.add_argument("--name", help="folder of the set (default: the preset's name, or one made of the sizes)")
     parser.add_argument("--output", type=Path, default=Path("datasets/emoji_lvis"), help="folder of all sets")
     parser.add_argument("--workers", type=int, help="processes that draw (default: one per CPU)")
-    parser.add_argument(
-        "--preview", type=Path, metavar="FILE.png", help="draw a contact sheet of the first images"
-    )
+    parser.add_argument("--preview", type=Path, metavar="FILE.png", help="draw a contact sheet of the first images")
     return parser.parse_args(argv)
 
 
@@ -63,15 +56,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         spec = spec_from_args(args)
         folder = generate_emoji_lvis(spec, args.output, workers=args.workers)
-    except (ValueError, FileExistsError) as error:
-        print(f"make_emoji_lvis: {error}", file=sys.stderr)
+    except (ValueError, UserError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
     categories = orjson.loads((folder / "val.json").read_bytes())["categories"]
     groups = Counter(category["frequency"] for category in categories)
     instances = sum(category["instance_count"] for category in categories)
-    print(
-        f"{folder}: {spec.num_train_images} train, {spec.num_val_images} val images of {spec.image_size} px"
-    )
+    print(f"{folder}: {spec.num_train_images} train, {spec.num_val_images} val images of {spec.image_size} px")
     print(f"{len(categories)} classes: {groups['r']} rare, {groups['c']} common, {groups['f']} frequent")
     print(f"{instances} annotated train instances")
     print(f"lambda = 100 / {spec.num_train_images} = {spec.equalization_lambda:.6g}")

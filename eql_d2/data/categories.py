@@ -15,13 +15,9 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from torch import Tensor
 
+from eql_d2.data.emoji_lvis import frequency_letter
 from eql_d2.data.lvis_format import read_annotation_file
 from eql_d2.errors import UserError
-
-RARE_AT_MOST = 10
-"""LVIS calls a class rare that is in at most this many training images."""
-COMMON_AT_MOST = 100
-"""LVIS calls a class common that is in at most this many training images, and is not rare."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +51,7 @@ class CategoryCounts:
     @cached_property
     def frequency_groups(self) -> tuple[str, ...]:
         """K letters by LVIS's rule on image counts: r (rare), c (common), f (frequent)."""
-        return tuple(frequency_group(count) for count in self.image_counts)
-
-
-def frequency_group(image_count: int) -> str:
-    """LVIS's letter for a class that is in ``image_count`` training images."""
-    if image_count <= RARE_AT_MOST:
-        return "r"
-    return "c" if image_count <= COMMON_AT_MOST else "f"
+        return tuple(frequency_letter(count) for count in self.image_counts)
 
 
 def category_counts(cfg: CfgNode) -> CategoryCounts:
@@ -103,9 +92,7 @@ def dataset_counts(dataset_names: tuple[str, ...]) -> CategoryCounts:
     """
     parts = [_counts_of_one(name) for name in dataset_names]
     if any(part.names != parts[0].names for part in parts):
-        raise UserError(
-            f"The datasets of DATASETS.TRAIN ({', '.join(dataset_names)}) have different classes."
-        )
+        raise UserError(f"The datasets of DATASETS.TRAIN ({', '.join(dataset_names)}) have different classes.")
     return CategoryCounts(
         category_ids=parts[0].category_ids,
         names=parts[0].names,
@@ -136,9 +123,9 @@ def read_count_file(path: str) -> CategoryCounts:
     try:
         content = orjson.loads(Path(path).read_bytes())
         return _from_records(content["categories"], content["num_images"])
-    except FileNotFoundError:
+    except OSError as error:
         raise UserError(
-            f"Category count file {path} does not exist; see datasets/metadata for its form."
+            f"Category count file {path} cannot be read ({error.strerror}); see datasets/metadata for its form."
         ) from None
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(

@@ -127,9 +127,7 @@ def register_custom_datasets(cfg: CfgNode) -> None:
     keys = {"name", "annotations", "images"}
     for entry in cfg.DATASETS.CUSTOM:
         if not isinstance(entry, dict) or set(entry) != keys:
-            raise UserError(
-                f"DATASETS.CUSTOM has the entry {entry}; it needs the keys {', '.join(sorted(keys))}."
-            )
+            raise UserError(f"DATASETS.CUSTOM has the entry {entry}; it needs the keys {', '.join(sorted(keys))}.")
         register_lvis_format(entry["name"], entry["annotations"], entry["images"])
 
 

@@ -179,7 +179,10 @@ def build_train_loader(cfg: CfgNode, seed: int, mapper: Callable | None = None) 
         raise UserError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; it must be a multiple of the {world_size} processes."
         )
-    dicts = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+    try:
+        dicts = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+    except AssertionError:  # no dataset, or one without images
+        dicts = []
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         dicts = [record for record in dicts if record["annotations"]]
     if not dicts:
@@ -197,9 +200,7 @@ def build_train_loader(cfg: CfgNode, seed: int, mapper: Callable | None = None) 
     return TrainLoader(dataset, batches, cfg.DATALOADER.NUM_WORKERS)
 
 
-def _build_sampler(
-    cfg: CfgNode, dicts: list[DatasetDict], seed: int
-) -> TrainingSampler | RepeatFactorTrainingSampler:
+def _build_sampler(cfg: CfgNode, dicts: list[DatasetDict], seed: int) -> TrainingSampler | RepeatFactorTrainingSampler:
     name = cfg.DATALOADER.SAMPLER_TRAIN
     if name == "TrainingSampler":
         return TrainingSampler(len(dicts), seed=seed)
@@ -208,13 +209,9 @@ def _build_sampler(
             dicts, cfg.DATALOADER.REPEAT_THRESHOLD
         )
         return RepeatFactorTrainingSampler(repeat_factors, seed=seed)
-    raise UserError(
-        f"DATALOADER.SAMPLER_TRAIN is {name!r}; it must be TrainingSampler or RepeatFactorTrainingSampler."
-    )
+    raise UserError(f"DATALOADER.SAMPLER_TRAIN is {name!r}; it must be TrainingSampler or RepeatFactorTrainingSampler.")
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
     """Detectron2's test loader, with errors that name the image."""
-    return build_detection_test_loader(
-        cfg, dataset_name, mapper=NamingMapper(DatasetMapper(cfg, is_train=False))
-    )
+    return build_detection_test_loader(cfg, dataset_name, mapper=NamingMapper(DatasetMapper(cfg, is_train=False)))

@@ -26,24 +26,64 @@ def read_annotation_file(path: str | Path) -> dict[str, Any]:
     try:
         content = orjson.loads(path.read_bytes())
     except FileNotFoundError:
-        raise UserError(
-            f"Annotation file {path} does not exist; put the dataset there or set DETECTRON2_DATASETS "
-            "to the folder that holds it (see datasets/README.md)."
-        ) from None
+        raise _missing_file(path) from None
+    except OSError as error:
+        raise UserError(f"Annotation file {path} cannot be read ({error.strerror}); check the path.") from None
     except orjson.JSONDecodeError as error:
+        raise UserError(f"Annotation file {path} is truncated or not JSON ({error}); download it again.") from None
+    try:
+        complaint = _complaint(content)
+    except (KeyError, TypeError, AttributeError) as error:
+        complaint = f"{type(error).__name__} {error} in a record"
+    if complaint:
         raise UserError(
-            f"Annotation file {path} is truncated or not JSON ({error}); download it again."
-        ) from None
-    missing = [key for key in ("images", "categories") if not isinstance(content, dict) or key not in content]
+            f"Annotation file {path} is not in the LVIS format: {complaint}; use the file of the LVIS website "
+            "or convert yours (see datasets/README.md)."
+        )
+    return content
+
+
+def _complaint(content: Any) -> str | None:
+    """What is wrong with a parsed annotation file; adds the empty ``annotations`` of a test set."""
+    if not isinstance(content, dict):
+        return f"it holds a {type(content).__name__}, not a dictionary"
+    missing = [key for key in ("images", "categories") if key not in content]
     if not missing and content.setdefault("annotations", []):
         federated = ("neg_category_ids", "not_exhaustive_category_ids")
         missing = [key for key in federated if any(key not in image for image in content["images"])]
     if missing:
+        return f"{' and '.join(missing)} missing"
+    known = {
+        "image_id": {image["id"] for image in content["images"]},
+        "category_id": {category["id"] for category in content["categories"]},
+    }
+    for key, ids in known.items():
+        unknown = {annotation[key] for annotation in content["annotations"]} - ids
+        if unknown:
+            return f"an annotation names the unknown {key} {min(unknown)}"
+    return None
+
+
+def check_files_exist(annotation_file: str | Path, image_root: str | Path) -> None:
+    """Make sure that a dataset is there, without reading it.
+
+    Raises:
+        UserError: the annotation file or the image folder is missing.
+    """
+    if not Path(annotation_file).exists():
+        raise _missing_file(annotation_file)
+    if not Path(image_root).is_dir():
         raise UserError(
-            f"Annotation file {path} is not in the LVIS format: {' and '.join(missing)} missing "
-            "(a COCO-format file has to be converted first)."
+            f"Image folder {image_root} does not exist; put the images there or set DETECTRON2_DATASETS "
+            "to the folder that holds the dataset (see datasets/README.md)."
         )
-    return content
+
+
+def _missing_file(path: str | Path) -> UserError:
+    return UserError(
+        f"Annotation file {path} does not exist; put the dataset there or set DETECTRON2_DATASETS "
+        "to the folder that holds it (see datasets/README.md)."
+    )
 
 
 def contiguous_ids(categories: list[dict[str, Any]]) -> dict[int, int]:
@@ -67,11 +107,7 @@ def load_lvis_format(annotation_file: str | Path, image_root: str | Path) -> lis
         UserError: the image folder is missing, or the file is broken; the sentence names it.
     """
     content = read_annotation_file(annotation_file)
-    if not Path(image_root).is_dir():
-        raise UserError(
-            f"Image folder {image_root} does not exist; put the images there or set DETECTRON2_DATASETS "
-            "to the folder that holds the dataset (see datasets/README.md)."
-        )
+    check_files_exist(annotation_file, image_root)
     try:
         return _dataset_dicts(content, Path(image_root))
     except (KeyError, TypeError, IndexError) as error:
@@ -103,9 +139,7 @@ def _image_record(image: dict[str, Any], image_root: Path, to_contiguous: dict[i
         "width": image["width"],
         "image_id": image["id"],
         "neg_category_ids": [to_contiguous[i] for i in image.get("neg_category_ids", ())],
-        "not_exhaustive_category_ids": [
-            to_contiguous[i] for i in image.get("not_exhaustive_category_ids", ())
-        ],
+        "not_exhaustive_category_ids": [to_contiguous[i] for i in image.get("not_exhaustive_category_ids", ())],
         "annotations": [],
     }
 

@@ -1,7 +1,9 @@
 """Training and evaluation through Detectron2's engine."""
 
+from detectron2.engine import default_argument_parser
+
 from eql_d2.engine.launch import launch
 from eql_d2.engine.setup import load_config, setup
 from eql_d2.engine.trainer import LongTailTrainer
 
-__all__ = ["LongTailTrainer", "launch", "load_config", "setup"]
+__all__ = ["LongTailTrainer", "default_argument_parser", "launch", "load_config", "setup"]

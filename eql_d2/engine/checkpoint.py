@@ -1,6 +1,7 @@
 """Checkpoints that are complete or absent, never half written."""
 
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,31 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 f"free some space and go on with --resume (last good checkpoint: {last})."
             ) from None
 
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load a checkpoint, or model weights of Detectron2's model zoo.
+
+        Args:
+            path: file or URL; empty loads nothing.
+            args: as in Detectron2.
+            kwargs: as in Detectron2.
+
+        Raises:
+            UserError: the file is missing, cannot be fetched, or is no checkpoint.
+        """
+        try:
+            return super().load(path, *args, **kwargs)
+        except (AssertionError, OSError) as error:  # Detectron2 asserts that the file exists
+            raise UserError(f"Weights {path} cannot be read ({error}); check MODEL.WEIGHTS and the network.") from None
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        try:
+            return super()._load_file(filename)
+        except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            raise UserError(
+                f"Weights {filename} are truncated or no checkpoint of PyTorch or Detectron2 "
+                f"({str(error).splitlines()[0]}); check MODEL.WEIGHTS."
+            ) from None
+
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Give the complete file its real name, then name it in ``last_checkpoint``.
 
@@ -59,6 +85,23 @@ class AtomicCheckpointer(DetectionCheckpointer):
     @staticmethod
     def _partial_name(name: str) -> str:
         return f".{name}.partial"
+
+
+def check_run_folder(folder: str, resume: bool) -> None:
+    """Make sure that a training run neither overwrites another nor resumes nothing.
+
+    Args:
+        folder: ``OUTPUT_DIR``.
+        resume: whether the run is to be continued.
+
+    Raises:
+        UserError: there is nothing to resume, or there is a run that a new one would overwrite.
+    """
+    has_checkpoint = Path(folder, "last_checkpoint").exists()
+    if resume and not has_checkpoint:
+        raise UserError(f"--resume: {folder} has no checkpoint; start without --resume or set OUTPUT_DIR.")
+    if has_checkpoint and not resume:
+        raise UserError(f"{folder} holds a run already; continue it with --resume or set another OUTPUT_DIR.")
 
 
 def _flush_to_disk(path: Path) -> None:

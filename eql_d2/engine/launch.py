@@ -1,5 +1,6 @@
 """Starting the processes of a run: on GPUs or on a CPU, one machine or several, by ourselves or by a cluster."""
 
+import logging
 import os
 import socket
 import subprocess
@@ -64,12 +65,14 @@ def launch(
         args: arguments of ``main``.
 
     Raises:
-        UserError: the arguments do not fit the machine.
+        UserError: the arguments do not fit the machine, or a process that this started raised one.
     """
     place = place_given_by_cluster(os.environ)
     if place is not None:
         _run_in_process_group(place, device, main, args)
         return
+    if num_processes_per_machine < 1:
+        raise UserError(f"--num-gpus is {num_processes_per_machine}; it is the number of processes, at least 1.")
     world_size = num_processes_per_machine * num_machines
     if world_size == 1:
         main(*args)
@@ -87,11 +90,15 @@ def launch(
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
     first_rank = machine_rank * num_processes_per_machine
     sizes = (first_rank, world_size, num_processes_per_machine, dist_url)
+    _silence_warnings_of_ended_processes()
+    mistakes = mp.get_context("spawn").SimpleQueue()
     try:
-        mp.spawn(_spawned, args=(sizes, device, main, args), nprocs=num_processes_per_machine)
-    except mp.ProcessExitedException as error:
-        # The process has told the user why; its traceback is not ours to add.
-        sys.exit(error.exit_code or 1)
+        mp.spawn(_spawned, args=(sizes, device, main, args, mistakes), nprocs=num_processes_per_machine)
+    except (mp.ProcessExitedException, mp.ProcessRaisedException):
+        # Whichever failed first: processes also fail because another one is gone.
+        if mistakes.empty():
+            raise
+        raise UserError(mistakes.get()) from None
 
 
 def place_given_by_cluster(environment: dict[str, str]) -> ProcessPlace | None:
@@ -132,16 +139,30 @@ def _first_slurm_host(node_list: str) -> str:
     return hosts.stdout.split()[0]
 
 
+def _silence_warnings_of_ended_processes() -> None:
+    """When one process fails, the others are ended; what PyTorch and Python warn of then is no news to the user."""
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
+    option = "ignore:resource_tracker:UserWarning"  # of semaphores, which it cleans up; read when it starts
+    if option not in sys.warnoptions:
+        sys.warnoptions.append(option)
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-def _spawned(local_rank: int, sizes: tuple, device: str, main: Callable[..., Any], args: tuple) -> None:
+def _spawned(
+    local_rank: int, sizes: tuple, device: str, main: Callable[..., Any], args: tuple, mistakes: mp.SimpleQueue
+) -> None:
     first_rank, world_size, local_size, url = sizes
     place = ProcessPlace(first_rank + local_rank, world_size, local_rank, local_size, url)
-    _run_in_process_group(place, device, main, args)
+    try:
+        _run_in_process_group(place, device, main, args)
+    except UserError as error:
+        mistakes.put(str(error))  # before the others can notice that this process is gone
+        sys.exit(1)
 
 
 def _run_in_process_group(place: ProcessPlace, device: str, main: Callable[..., Any], args: tuple) -> None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 from detectron2.config import CfgNode
@@ -15,6 +16,8 @@ from detectron2.utils import comm
 
 from eql_d2.config import get_eql_d2_config
 from eql_d2.data.datasets import register_custom_datasets, set_class_metadata
+from eql_d2.data.lvis_format import check_files_exist
+from eql_d2.engine.checkpoint import check_run_folder
 from eql_d2.errors import UserError
 
 
@@ -29,6 +32,8 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
         UserError: the file is missing or not YAML, or a key does not exist; the nearest key is named.
     """
     cfg = get_eql_d2_config()
+    if config_file and not Path(config_file).is_file():
+        raise UserError(f"Config file {config_file} does not exist.")
     try:
         if config_file:
             cfg.merge_from_file(config_file)
@@ -39,7 +44,11 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
         raise UserError(f"Config file {config_file} is not valid YAML: {' '.join(str(error).split())}.") from None
     except KeyError as error:
         raise UserError(_unknown_key_message(cfg, str(error.args[0]))) from None
-    except (AssertionError, ValueError) as error:  # a value of another type than the default's, an odd list
+    # An unknown key among the overrides, a value of another type than the default's, a list of odd length, YAML that
+    # is not a mapping: the config library tells them apart by text only.
+    except (AssertionError, ValueError, TypeError, AttributeError) as error:
+        if "Non-existent key" in str(error):
+            raise UserError(_unknown_key_message(cfg, str(error))) from None
         raise UserError(f"The config cannot be read: {error}") from None
     return cfg
 
@@ -72,27 +81,46 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """
     cfg = load_config(args.config_file, args.opts)
     register_custom_datasets(cfg)
-    _check_datasets(cfg)
     _check_device(cfg)
+    _check_datasets(cfg, args.eval_only)
+    if not args.eval_only:
+        check_run_folder(cfg.OUTPUT_DIR, args.resume)
+    elif not (cfg.MODEL.WEIGHTS or args.resume):
+        raise UserError("--eval-only has nothing to evaluate: set MODEL.WEIGHTS, or add --resume.")
     if cfg.SEED < 0:
-        cfg.SEED = _kept_or_new_seed(cfg.OUTPUT_DIR, args.resume)
+        cfg.SEED = _kept_or_new_seed(cfg.OUTPUT_DIR, args.resume or args.eval_only)
     if cfg.MODEL.DEVICE == "cpu" and cfg.ENGINE.CPU_THREADS:
         torch.set_num_threads(cfg.ENGINE.CPU_THREADS)
     cfg.freeze()
-    default_setup(cfg, args)
+    # Detectron2 imports PyTorch's compiler tools, which tell of a CUDA folder without a GPU.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    try:
+        default_setup(cfg, args)
+    except OSError as error:
+        raise UserError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be written ({error.strerror}); set another.") from None
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_not_user_error)
     return cfg
 
 
-def _check_datasets(cfg: CfgNode) -> None:
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+def _check_datasets(cfg: CfgNode, eval_only: bool) -> None:
+    if not (cfg.DATASETS.TRAIN or eval_only):
+        raise UserError("DATASETS.TRAIN is empty; name a dataset to train on.")
+    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    for name in names:
         set_class_metadata(name)
-        num_classes = len(MetadataCatalog.get(name).get("thing_classes", ()))
+        metadata = MetadataCatalog.get(name)
+        classes = metadata.get("thing_classes", ())
+        num_classes = len(classes)
         if num_classes != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
             raise UserError(
                 f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but dataset {name} has "
                 f"{num_classes} classes; set it to {num_classes}."
             )
+        if classes != MetadataCatalog.get(names[0]).get("thing_classes"):
+            raise UserError(f"Datasets {names[0]} and {name} have different classes; use them in different runs.")
+        if metadata.get("evaluator_type") == "lvis" and (name in cfg.DATASETS.TEST or not eval_only):
+            # A missing test set should not wait for the end of days of training.
+            check_files_exist(metadata.json_file, metadata.image_root)
 
 
 def _check_device(cfg: CfgNode) -> None:
@@ -102,12 +130,15 @@ def _check_device(cfg: CfgNode) -> None:
         raise UserError("SOLVER.AMP.ENABLED is True, but mixed precision needs a GPU; set it to False.")
 
 
-def _kept_or_new_seed(output_dir: str, resume: bool) -> int:
-    """The seed that the run to be resumed was started with, or a new one, the same on all processes."""
+def _kept_or_new_seed(output_dir: str, keep: bool) -> int:
+    """The seed that the run of a folder was started with, or a new one, the same on all processes."""
     kept = Path(output_dir) / "config.yaml"
-    if resume and kept.exists():
-        return int(yaml.safe_load(kept.read_text())["SEED"])
-    return comm.shared_random_seed() % 2**31
+    if keep and kept.exists():
+        seed = int(yaml.safe_load(kept.read_text())["SEED"])
+    else:
+        seed = np.random.randint(2**31)
+    # Waits for all processes, so that the first does not rewrite the file while another reads it.
+    return comm.all_gather(seed)[0]
 
 
 def _is_not_user_error(record: logging.LogRecord) -> bool:

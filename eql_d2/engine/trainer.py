@@ -17,8 +17,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from eql_d2.data.loader import TrainLoader, build_test_loader, build_train_loader, derived_seed
-from eql_d2.engine.checkpoint import AtomicCheckpointer
-from eql_d2.errors import UserError
+from eql_d2.engine.checkpoint import AtomicCheckpointer, check_run_folder
 from eql_d2.evaluation import LVISEvaluator
 
 
@@ -71,6 +70,23 @@ class LongTailTrainer(DefaultTrainer):
             engine=cfg.TEST.LVIS_ENGINE,
         )
 
+    @classmethod
+    def build_trained_model(cls, cfg: CfgNode, resume: bool = False) -> nn.Module:
+        """The model with the weights of ``MODEL.WEIGHTS``, for evaluation.
+
+        Args:
+            cfg: full config.
+            resume: take the last checkpoint of ``OUTPUT_DIR`` instead.
+
+        Raises:
+            UserError: the weights are missing or broken.
+        """
+        model = cls.build_model(cfg)
+        if resume:
+            check_run_folder(cfg.OUTPUT_DIR, resume)
+        AtomicCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        return model
+
     def build_hooks(self) -> list[HookBase | None]:
         """Detectron2's hooks, after the one that seeds each step."""
         return [SeedEachStep(), *super().build_hooks()]
@@ -84,15 +100,7 @@ class LongTailTrainer(DefaultTrainer):
         Raises:
             UserError: there is nothing to resume, or there is a run that a new one would overwrite.
         """
-        has_checkpoint = self.checkpointer.has_checkpoint()
-        if resume and not has_checkpoint:
-            raise UserError(
-                f"--resume: {self.cfg.OUTPUT_DIR} has no checkpoint; start without --resume or set OUTPUT_DIR."
-            )
-        if has_checkpoint and not resume:
-            raise UserError(
-                f"{self.cfg.OUTPUT_DIR} holds a run already; continue it with --resume or set another OUTPUT_DIR."
-            )
+        check_run_folder(self.cfg.OUTPUT_DIR, resume)
         super().resume_or_load(resume)
         self.data_loader.start_iteration = self.start_iter
 

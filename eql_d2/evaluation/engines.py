@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -44,9 +45,7 @@ class HotcocoEngine:
         with contextlib.redirect_stdout(io.StringIO()):
             evaluation.accumulate()
             evaluation.summarize()
-        return dict(evaluation.get_results()), per_class_ap(
-            np.asarray(evaluation.eval["precision"])[..., 0, -1]
-        )
+        return dict(evaluation.get_results()), per_class_ap(np.asarray(evaluation.eval["precision"])[..., 0, -1])
 
 
 class OfficialEngine:
@@ -118,9 +117,7 @@ def run_official_evaluation(ground_truth: dict[str, Any], results: Records, task
         ) from None
     # The package uses np.float, which NumPy removed; it gets a namespace of its own that still has it.
     lvis.eval.np = SimpleNamespace(**{**vars(np), "float": float})
-    truth = LVIS.__new__(LVIS)  # its constructor only reads files
-    truth.dataset = ground_truth
-    truth._create_index()
+    truth = _indexed(LVIS, ground_truth)
     evaluation = LVISEval(truth, _official_results(truth, results, LVISResults), task)
     evaluation.run()
     return evaluation
@@ -129,10 +126,16 @@ def run_official_evaluation(ground_truth: dict[str, Any], results: Records, task
 def _official_results(truth: Any, results: Records, results_class: type) -> Any:
     if results:
         return results_class(truth, [dict(result) for result in results])
-    empty = results_class.__new__(results_class)  # its constructor refuses an empty list
-    empty.dataset = {**truth.dataset, "annotations": []}
-    empty._create_index()
-    return empty
+    return _indexed(results_class, {**truth.dataset, "annotations": []})  # its constructor refuses an empty list
+
+
+def _indexed(official_class: type, content: dict[str, Any]) -> Any:
+    """An instance of an official class without its constructor, which takes files only."""
+    instance = official_class.__new__(official_class)
+    instance.logger = logging.getLogger("lvis")
+    instance.dataset = content
+    instance._create_index()
+    return instance
 
 
 ENGINES: dict[str, Callable[[dict[str, Any], str], HotcocoEngine | OfficialEngine]] = {

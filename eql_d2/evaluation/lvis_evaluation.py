@@ -33,7 +33,7 @@ class LVISEvaluator(DatasetEvaluator):
         tasks: "bbox" and/or "segm"; None infers them from the first predictions.
         distributed: gather from all processes; False evaluates what this process saw.
         output_dir: folder for ``lvis_instances_results.json`` and per-class AP as CSV; None writes nothing.
-        max_dets_per_image: detections of an image that count, at most LVIS's 300; None is 300.
+        max_dets_per_image: detections of an image that count, at most LVIS's 300; None or -1 is 300.
         engine: key of :data:`ENGINES`.
 
     Raises:
@@ -63,7 +63,8 @@ class LVISEvaluator(DatasetEvaluator):
         self._tasks = tuple(tasks) if tasks else None
         self._distributed = distributed
         self._output_dir = Path(output_dir) if output_dir else None
-        self._max_dets = min(max_dets_per_image or LVIS_MAX_DETECTIONS, LVIS_MAX_DETECTIONS)
+        unlimited = max_dets_per_image is None or max_dets_per_image < 0  # -1 is Detectron2's "all"
+        self._max_dets = LVIS_MAX_DETECTIONS if unlimited else min(max_dets_per_image, LVIS_MAX_DETECTIONS)
         self._engine_class = ENGINES[engine]
         self.reset()
 
@@ -152,4 +153,4 @@ class LVISEvaluator(DatasetEvaluator):
 
 
 def _percent(value: float) -> float:
-    return 100 * value if value >= 0 else float("nan")
+    return 100 * float(value) if value >= 0 else float("nan")

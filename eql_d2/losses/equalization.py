@@ -38,9 +38,7 @@ class EqualizationLoss(SigmoidLoss):
     ) -> None:
         super().__init__(num_classes)
         if threshold not in THRESHOLD_FUNCTIONS:
-            raise ValueError(
-                f"threshold is {threshold!r}; it must be one of {', '.join(THRESHOLD_FUNCTIONS)}."
-            )
+            raise ValueError(f"threshold is {threshold!r}; it must be one of {', '.join(THRESHOLD_FUNCTIONS)}.")
         if not 0 < lambda_ < 1:
             raise ValueError(f"lambda_ is {lambda_}; it must lie strictly between 0 and 1.")
         frequencies = torch.as_tensor(image_frequencies, dtype=torch.float64)
@@ -49,18 +47,14 @@ class EqualizationLoss(SigmoidLoss):
                 f"image_frequencies has shape {tuple(frequencies.shape)}; num_classes asks for ({num_classes},)."
             )
         if not bool(((frequencies >= 0) & (frequencies <= 1)).all()):
-            raise ValueError(
-                "image_frequencies must lie between 0 and 1; divide image counts by the number of images."
-            )
+            raise ValueError("image_frequencies must lie between 0 and 1; divide image counts by the number of images.")
         self.lambda_ = lambda_
         self.threshold = threshold
         self.exclude_background = exclude_background
         tail = THRESHOLD_FUNCTIONS[threshold](frequencies, lambda_)
         self.register_buffer("tail_weight", tail.float(), persistent=False)
 
-    def compute(
-        self, logits: Tensor, gt_classes: Tensor, verified_classes: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def compute(self, logits: Tensor, gt_classes: Tensor, verified_classes: Tensor | None = None) -> dict[str, Tensor]:
         """Compute the loss.
 
         Args:
@@ -92,9 +86,7 @@ def step_threshold(frequencies: Tensor, lambda_: float) -> Tensor:
     return (frequencies < lambda_).to(frequencies.dtype)
 
 
-def exponential_threshold(
-    frequencies: Tensor, lambda_: float = 0.0, a: float = 400.0, n: float = 2.0
-) -> Tensor:
+def exponential_threshold(frequencies: Tensor, lambda_: float = 0.0, a: float = 400.0, n: float = 2.0) -> Tensor:
     """T(f) = 1 - (a f)^n clamped to [0, 1] (paper, section 4.4 and table 3); λ is not used."""
     return (1 - (a * frequencies) ** n).clamp(0, 1)
 

@@ -1,6 +1,7 @@
 """The box predictor that any classification loss plugs into, and the registry of its variants."""
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,16 @@ from torch import Tensor, nn
 
 from eql_d2.data.categories import CategoryCounts, category_counts
 from eql_d2.errors import UserError
-from eql_d2.losses import ClassificationLoss, EqualizationLoss, SigmoidCrossEntropy, SoftmaxCrossEntropy
+from eql_d2.losses import (
+    BalancedGroupSoftmax,
+    ClassificationLoss,
+    EqualizationLoss,
+    EqualizationLossV2,
+    SeesawLoss,
+    SigmoidCrossEntropy,
+    SoftmaxCrossEntropy,
+)
+from eql_d2.modeling.inference import fast_rcnn_inference
 
 BOX_PREDICTOR_REGISTRY = Registry("BOX_PREDICTOR")
 """Box predictors by the names that ``MODEL.ROI_BOX_HEAD.PREDICTOR`` takes."""
@@ -75,12 +85,30 @@ class LongTailPredictor(FastRCNNOutputLayers):
         self.log_accuracy(logits, gt_classes)
         return {name: value * self.loss_weight.get(name, 1.0) for name, value in losses.items()}
 
-    def predict_probs(
-        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
-    ) -> tuple[Tensor, ...]:
+    def predict_probs(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> tuple[Tensor, ...]:
         """Scores of each image's proposals: tensors of shape (Ri, K + 1), background last."""
         logits, _ = predictions
         return self.loss.scores(logits).split([len(p) for p in proposals])
+
+    def inference(
+        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
+    ) -> tuple[list[Instances], list[Tensor]]:
+        """Detections of each image, and the proposals that they came from."""
+        scores = self.predict_probs(predictions, proposals)
+        return self.select(self.predict_boxes(predictions, proposals), scores, proposals)
+
+    def select(
+        self, boxes: Sequence[Tensor], scores: Sequence[Tensor], proposals: list[Instances]
+    ) -> tuple[list[Instances], list[Tensor]]:
+        """Select detections among each image's boxes (Ri, 4K) or (Ri, 4) by their scores (Ri, K + 1)."""
+        return fast_rcnn_inference(
+            list(boxes),
+            list(scores),
+            [p.image_size for p in proposals],
+            self.test_score_thresh,
+            self.test_nms_thresh,
+            self.test_topk_per_image,
+        )
 
     @torch.no_grad()
     def log_accuracy(self, logits: Tensor, gt_classes: Tensor) -> None:
@@ -94,9 +122,7 @@ class LongTailPredictor(FastRCNNOutputLayers):
         storage.put_scalar("box_head/foreground_class_accuracy", correct)
 
 
-def build_loss(
-    loss_class: type[ClassificationLoss], cfg: CfgNode, node_name: str | None
-) -> ClassificationLoss:
+def build_loss(loss_class: type[ClassificationLoss], cfg: CfgNode, node_name: str | None) -> ClassificationLoss:
     """Build a loss from its node of the config and from the category counts of the training data.
 
     The node's keys are the constructor's keywords in upper case (``LAMBDA`` is ``lambda_``).
@@ -113,9 +139,7 @@ def build_loss(
     keywords = {name.rstrip("_").upper(): name for name in inspect.signature(loss_class).parameters}
     unknown = set(node) - set(keywords)
     if unknown:
-        raise UserError(
-            f"MODEL.LONG_TAIL.{node_name} has keys that {loss_class.__name__} lacks: {sorted(unknown)}."
-        )
+        raise UserError(f"MODEL.LONG_TAIL.{node_name} has keys that {loss_class.__name__} lacks: {sorted(unknown)}.")
     arguments = {keywords[key]: value for key, value in node.items()}
     statistics = {"image_frequencies", "instance_counts"} & set(keywords.values())
     if statistics:
@@ -168,3 +192,27 @@ class EQLPredictor(LongTailPredictor):
 
     loss_class = EqualizationLoss
     config_node = "EQL"
+
+
+@BOX_PREDICTOR_REGISTRY.register()
+class EQLv2Predictor(LongTailPredictor):
+    """Equalization Loss v2."""
+
+    loss_class = EqualizationLossV2
+    config_node = "EQLV2"
+
+
+@BOX_PREDICTOR_REGISTRY.register()
+class SeesawPredictor(LongTailPredictor):
+    """Seesaw Loss."""
+
+    loss_class = SeesawLoss
+    config_node = "SEESAW"
+
+
+@BOX_PREDICTOR_REGISTRY.register()
+class BAGSPredictor(LongTailPredictor):
+    """Balanced Group Softmax."""
+
+    loss_class = BalancedGroupSoftmax
+    config_node = "BAGS"

@@ -6,6 +6,8 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
+from detectron2.structures import Instances
+from torch import Tensor
 
 from eql_d2.modeling.box_predictor import build_box_predictor
 
@@ -33,3 +35,22 @@ class LongTailCascadeROIHeads(CascadeROIHeads):
             for head, predictor in zip(parts["box_heads"], parts["box_predictors"], strict=True)
         ]
         return parts
+
+    def _forward_box(
+        self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances] | None = None
+    ) -> Any:
+        """Detectron2's stages in training; in testing they end with this project's selection of detections."""
+        if self.training:
+            return super()._forward_box(features, proposals, targets)
+        levels = [features[name] for name in self.box_in_features]
+        image_sizes = [p.image_size for p in proposals]
+        boxes: list[Tensor] = []
+        stage_scores = []
+        for stage, predictor in enumerate(self.box_predictor):
+            if stage > 0:
+                proposals = self._create_proposals_from_boxes(boxes, image_sizes)
+            predictions = self._run_stage(levels, proposals, stage)
+            boxes = predictor.predict_boxes(predictions, proposals)
+            stage_scores.append(predictor.predict_probs(predictions, proposals))
+        mean_scores = [sum(scores) / self.num_cascade_stages for scores in zip(*stage_scores, strict=True)]
+        return predictor.select(boxes, mean_scores, proposals)[0]

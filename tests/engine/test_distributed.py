@@ -91,7 +91,8 @@ def test_two_machines_on_one_host(tmp_path):
         "import sys, pathlib; from eql_d2.engine import launch; from tests.engine.test_distributed import *\n"
         "if __name__ == '__main__':\n"
         "    launch(report_places, device='cpu', num_processes_per_machine=2, num_machines=2,\n"
-        f"           machine_rank=int(sys.argv[1]), dist_url='file://{tmp_path}/meet', args=(pathlib.Path('{tmp_path}'),))"
+        f"           machine_rank=int(sys.argv[1]), dist_url='file://{tmp_path}/meet',\n"
+        f"           args=(pathlib.Path('{tmp_path}'),))"
     )
     script = tmp_path / "machine.py"
     script.write_text(program)

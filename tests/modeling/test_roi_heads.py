@@ -9,6 +9,7 @@ from detectron2.utils.events import EventStorage
 
 from eql_d2.data.loader import build_train_loader
 from eql_d2.engine import load_config
+from eql_d2.modeling import BOX_PREDICTOR_REGISTRY
 
 
 def make_cascade(cfg):
@@ -16,7 +17,7 @@ def make_cascade(cfg):
     cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = True
 
 
-@pytest.mark.parametrize("predictor", ["SoftmaxPredictor", "SigmoidPredictor", "EQLPredictor"])
+@pytest.mark.parametrize("predictor", [name for name, _ in BOX_PREDICTOR_REGISTRY])
 @pytest.mark.parametrize("cascade", [False, True])
 def test_one_step_and_inference(tiny_cfg, predictor, cascade):
     tiny_cfg.MODEL.ROI_BOX_HEAD.PREDICTOR = predictor
@@ -37,6 +38,24 @@ def test_one_step_and_inference(tiny_cfg, predictor, cascade):
         instances = model(batch)[0]["instances"]
     assert instances.pred_masks.shape == (len(instances), *instances.image_size)
     assert instances.pred_classes.max() < 6
+
+
+def test_cascade_inference_equals_detectron2(tiny_cfg):
+    """The stages end with another selection; the detections are those of Detectron2's own heads."""
+    make_cascade(tiny_cfg)
+    tiny_cfg.MODEL.ROI_BOX_HEAD.PREDICTOR = "SoftmaxPredictor"
+    torch.manual_seed(0)
+    ours = build_model(tiny_cfg).eval()
+    tiny_cfg.MODEL.ROI_HEADS.NAME = "CascadeROIHeads"
+    theirs = build_model(tiny_cfg).eval()
+    theirs.load_state_dict(ours.state_dict())
+    batch = next(iter(build_train_loader(tiny_cfg, seed=0)))
+    with torch.no_grad():
+        for our_output, their_output in zip(ours(batch), theirs(batch), strict=True):
+            our_instances, their_instances = our_output["instances"], their_output["instances"]
+            assert len(our_instances) == len(their_instances) > 0
+            torch.testing.assert_close(our_instances.scores, their_instances.scores)
+            torch.testing.assert_close(our_instances.pred_boxes.tensor, their_instances.pred_boxes.tensor)
 
 
 def test_cascade_stages_own_their_losses(tiny_cfg):

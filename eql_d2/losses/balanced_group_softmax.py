@@ -1,0 +1,97 @@
+"""Balanced Group Softmax (BAGS): Li et al., CVPR 2020, arXiv 2006.10408."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from eql_d2.losses.base import ClassificationLoss, at_least_float32
+
+
+class BalancedGroupSoftmax(ClassificationLoss):
+    """One softmax for each group of classes with similarly many training instances, and one for background.
+
+    Each group has an "others" logit, the target of all RoIs outside the group (the paper's Balanced GroupSoftmax).
+    A class group trains on all its RoIs and on a random choice of ``others_ratio`` times as many others, background
+    RoIs among them; without a RoI of its own it trains on none. The last group, foreground against background,
+    uses every RoI. Each group's sum is divided by its number of RoIs in use; the groups are added.
+
+    Layout of the K + 1 + G logits, G groups: group after group in ascending number of instances, each [others,
+    its classes in ascending id]; last [others, background], where others is any foreground. The grouping follows
+    from the data set, so it is not stored in checkpoints.
+
+    Args:
+        num_classes: number K of foreground classes.
+        instance_counts: (K,) number of training instances of each class.
+        bin_edges: n ascending counts that part the classes into n + 1 groups; a class with as many instances
+            as an edge is in the upper group.
+        others_ratio: others used in a class group for each RoI of the group, at least 0.
+
+    Raises:
+        ValueError: an argument is out of its range; the sentence names it.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        instance_counts: Tensor,
+        bin_edges: Sequence[float] = (10, 100, 1000),
+        others_ratio: float = 8.0,
+    ) -> None:
+        super().__init__(num_classes, num_logits=num_classes + len(bin_edges) + 3)
+        edges = torch.as_tensor(bin_edges, dtype=torch.float64)
+        if bool((edges.diff() <= 0).any()):
+            raise ValueError(f"bin_edges is {tuple(bin_edges)}; each edge must be above the one before.")
+        if others_ratio < 0:
+            raise ValueError(f"others_ratio is {others_ratio}; it must not be negative.")
+        counts = torch.as_tensor(instance_counts, dtype=torch.float64)
+        if counts.shape != (num_classes,):
+            raise ValueError(f"instance_counts has shape {tuple(counts.shape)}; num_classes asks for ({num_classes},).")
+        if bool((counts < 0).any()):
+            raise ValueError("instance_counts must not be negative.")
+        self.others_ratio = others_ratio
+
+        # Background is a class of the last group here; a stable sort keeps the ids ascending.
+        group_of_class = torch.bucketize(counts, edges, right=True)
+        group_of_class = torch.cat([group_of_class, group_of_class.new_full((1,), len(edges) + 1)])
+        group_sizes = torch.bincount(group_of_class) + 1
+        self.group_sizes = group_sizes.tolist()
+        others_logit = group_sizes.cumsum(0) - group_sizes
+        order = group_of_class.argsort(stable=True)
+        logit_of_class = torch.empty_like(order)
+        logit_of_class[order] = torch.arange(len(order)) + group_of_class[order] + 1
+        target_logit = others_logit.repeat(num_classes + 1, 1)
+        target_logit.scatter_(1, group_of_class[:, None], logit_of_class[:, None])
+        self.register_buffer("group_of_class", group_of_class, persistent=False)
+        self.register_buffer("logit_of_class", logit_of_class, persistent=False)
+        self.register_buffer("target_logit", target_logit, persistent=False)
+
+    def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
+        parts = logits.split(self.group_sizes, dim=1)
+        log_probabilities = torch.cat([part.log_softmax(dim=1) for part in parts], dim=1)
+        cross_entropy = -log_probabilities.gather(1, self.target_logit[gt_classes])  # (R, G)
+        in_use = self.choose_rois(gt_classes)
+        group_losses = (cross_entropy * in_use).sum(dim=0) / in_use.sum(dim=0).clamp(min=1)
+        return {"loss_cls": group_losses.sum()}
+
+    @torch.no_grad()
+    def choose_rois(self, gt_classes: Tensor) -> Tensor:
+        """Draw which RoIs each group trains on: (R,) classes to (R, G) bool."""
+        groups = torch.arange(len(self.group_sizes) - 1, device=gt_classes.device)
+        in_group = self.group_of_class[gt_classes][:, None] == groups
+        # In float64, as Python's int(ratio * count) is.
+        num_others = (in_group.sum(dim=0).double() * self.others_ratio).floor()
+        # Ranks of random keys give the exact number, which independent draws would not.
+        keys = torch.rand(in_group.shape, device=gt_classes.device).masked_fill_(in_group, torch.inf)
+        ranks = keys.argsort(dim=0).argsort(dim=0)
+        return torch.cat([in_group | (ranks < num_others), torch.ones_like(in_group[:, :1])], dim=1)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        parts = at_least_float32(logits).split(self.group_sizes, dim=1)
+        probabilities = torch.cat([part.softmax(dim=1) for part in parts], dim=1)
+        foreground, background = probabilities[:, -2:].split(1, dim=1)
+        classes = probabilities.index_select(1, self.logit_of_class[:-1])
+        return torch.cat([classes * foreground, background], dim=1)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, group_sizes={self.group_sizes}, others_ratio={self.others_ratio}"

@@ -1,0 +1,81 @@
+"""Seesaw Loss: Wang et al., CVPR 2021, arXiv 2008.10032."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eql_d2.losses.base import at_least_float32, foreground_one_hot
+from eql_d2.losses.distributed import StatefulLoss, sum_over_processes
+
+
+class SeesawLoss(StatefulLoss):
+    """Softmax cross-entropy whose negatives are scaled by class counts and by how wrong the prediction is.
+
+    In the denominator of class i's softmax, the term of class j is multiplied by S_ij = M_ij C_ij (paper, section 3):
+    mitigation M_ij = (N_j / N_i)^p for a class with fewer samples so far, compensation C_ij = (s_j / s_i)^q for a
+    class with a higher score; 1 otherwise. Both are constants to the gradient. They are added to the logits as
+    logarithms, which needs no power and cannot overflow. Samples are counted over all processes and
+    include the present mini-batch.
+
+    Logits: K classes, then foreground and background. The class term is over foreground RoIs, the objectness
+    term over all; both are divided by the number of all RoIs.
+
+    Args:
+        num_classes: number K of foreground classes.
+        p: strength of the mitigation, at least 0.
+        q: strength of the compensation, at least 0.
+        eps: smallest score of the true class in the compensation, in (0, 1).
+
+    Raises:
+        ValueError: an argument is out of its range; the sentence names it.
+    """
+
+    cum_samples: Tensor
+
+    def __init__(self, num_classes: int, p: float = 0.8, q: float = 2.0, eps: float = 1e-2) -> None:
+        super().__init__(num_classes, num_classes + 2, {"cum_samples": 0.0})
+        for name, value in (("p", p), ("q", q)):
+            if value < 0:
+                raise ValueError(f"{name} is {value}; it must not be negative.")
+        if not 0 < eps < 1:
+            raise ValueError(f"eps is {eps}; it must lie strictly between 0 and 1.")
+        self.p = p
+        self.q = q
+        self.eps = eps
+
+    def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
+        if self.training:
+            self._count_samples(gt_classes)
+        class_logits, objectness_logits = logits.split([self.num_classes, 2], dim=1)
+        adjusted = class_logits + self._log_seesaw_factors(class_logits.detach(), gt_classes)
+        rois = max(len(gt_classes), 1)
+        classes = F.cross_entropy(adjusted, gt_classes, ignore_index=self.num_classes, reduction="sum")
+        is_background = (gt_classes == self.num_classes).long()
+        objectness = F.cross_entropy(objectness_logits, is_background, reduction="sum")
+        return {"loss_cls": classes / rois, "loss_objectness": objectness / rois}
+
+    @torch.no_grad()
+    def _count_samples(self, gt_classes: Tensor) -> None:
+        counts = foreground_one_hot(gt_classes, self.num_classes).sum(dim=0, dtype=torch.float32)
+        self.cum_samples += sum_over_processes(counts)
+
+    @torch.no_grad()
+    def _log_seesaw_factors(self, class_logits: Tensor, gt_classes: Tensor) -> Tensor:
+        """(R, K) logarithms of S; 0 at the true class. Rows of background RoIs have no meaning."""
+        own = gt_classes.clamp(max=self.num_classes - 1)[:, None]
+        log_counts = self.cum_samples.to(class_logits.dtype).clamp(min=1).log()
+        mitigation = (log_counts - log_counts[own]).clamp(max=0)
+        log_scores = class_logits.log_softmax(dim=1)
+        log_own_score = log_scores.gather(1, own).clamp(min=math.log(self.eps))
+        compensation = (log_scores - log_own_score).clamp(min=0)
+        return self.p * mitigation + self.q * compensation
+
+    def scores(self, logits: Tensor) -> Tensor:
+        class_logits, objectness_logits = at_least_float32(logits).split([self.num_classes, 2], dim=1)
+        foreground, background = objectness_logits.softmax(dim=1).split(1, dim=1)
+        return torch.cat([class_logits.softmax(dim=1) * foreground, background], dim=1)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, p={self.p}, q={self.q}, eps={self.eps}"

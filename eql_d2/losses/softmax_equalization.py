@@ -1,0 +1,61 @@
+"""Softmax Equalization Loss (SEQL): Tan et al., CVPR 2020, arXiv 2003.05176, section 5."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eql_d2.losses.base import ClassificationLoss, at_least_float32, foreground_one_hot
+from eql_d2.losses.equalization import step_threshold
+
+
+class SoftmaxEqualizationLoss(ClassificationLoss):
+    """Softmax cross-entropy for image classification that at random drops tail classes from the denominator.
+
+    The term of class k in the denominator weighs 1 - β T(f_k) (1 - y_k) with β ~ Bernoulli(γ), drawn for each
+    sample and class, and T(f) = 1 where f < λ. In evaluation mode nothing is dropped.
+
+    There is no background: K logits, labels in [0, K), and :meth:`scores` returns (R, K), not (R, K + 1) as the
+    losses for detection do.
+
+    Args:
+        num_classes: number K of classes.
+        class_frequencies: (K,) frequency of each class in training, at least 0: a share or a count.
+        lambda_: tail threshold, above 0, in the unit of ``class_frequencies``.
+        gamma: probability in [0, 1] that a tail class is dropped.
+
+    Raises:
+        ValueError: an argument is out of its range; the sentence names it.
+    """
+
+    def __init__(self, num_classes: int, class_frequencies: Tensor, lambda_: float, gamma: float = 0.9) -> None:
+        super().__init__(num_classes, num_logits=num_classes)
+        frequencies = torch.as_tensor(class_frequencies, dtype=torch.float64)
+        if frequencies.shape != (num_classes,):
+            raise ValueError(
+                f"class_frequencies has shape {tuple(frequencies.shape)}; num_classes asks for ({num_classes},)."
+            )
+        if bool((frequencies < 0).any()):
+            raise ValueError("class_frequencies must not be negative.")
+        if lambda_ <= 0:
+            raise ValueError(f"lambda_ is {lambda_}; it must be above 0.")
+        if not 0 <= gamma <= 1:
+            raise ValueError(f"gamma is {gamma}; it must lie between 0 and 1.")
+        self.lambda_ = lambda_
+        self.gamma = gamma
+        self.register_buffer("is_tail", step_threshold(frequencies, lambda_).bool(), persistent=False)
+
+    def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
+        if self.training:
+            drawn = torch.rand(logits.shape, device=logits.device) < self.gamma
+            dropped = drawn & self.is_tail & ~foreground_one_hot(gt_classes, self.num_classes)
+            logits = logits.masked_fill(dropped, -torch.inf)
+        summed = F.cross_entropy(logits, gt_classes, reduction="sum")
+        return {"loss_cls": summed / max(len(gt_classes), 1)}
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Softmax of (R, K) logits: (R, K) scores, without a column for background."""
+        return at_least_float32(logits).softmax(dim=1)
+
+    def extra_repr(self) -> str:
+        tail = int(self.is_tail.sum())
+        return f"{super().extra_repr()}, lambda_={self.lambda_}, gamma={self.gamma}, tail_classes={tail}"

@@ -1,0 +1,152 @@
+"""Selection of detections against Detectron2's own, to the last bit."""
+
+import pytest
+import torch
+from detectron2.modeling.roi_heads import fast_rcnn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eql_d2.modeling import inference
+
+
+def random_case(seed, rows, num_classes, *, agnostic=False, levels=None):
+    """Boxes around a few objects, so that suppression matters; ``levels`` makes ties of scores."""
+    generator = torch.Generator().manual_seed(seed)
+    centers = torch.rand(5, 2, generator=generator) * 80 + 10
+    columns = 1 if agnostic else num_classes
+    center = centers[torch.randint(5, (rows, 1), generator=generator)] + torch.randn(
+        rows, columns, 2, generator=generator
+    )
+    size = 10 + 10 * torch.rand(rows, columns, 2, generator=generator)
+    boxes = torch.cat([center - size, center + size], dim=2).reshape(rows, columns * 4)
+    scores = torch.rand(rows, num_classes + 1, generator=generator) ** 4
+    if levels:
+        scores = (scores * levels).round() / levels
+    return boxes, scores
+
+
+def assert_equal(boxes, scores, score_thresh=1e-4, nms_thresh=0.5, topk=300):
+    arguments = ([boxes], [scores], [(100, 90)], score_thresh, nms_thresh, topk)
+    (ours,), (our_rows,) = inference.fast_rcnn_inference(*arguments)
+    (theirs,), (their_rows,) = fast_rcnn.fast_rcnn_inference(*arguments)
+    assert torch.equal(ours.scores, theirs.scores)
+    assert torch.equal(ours.pred_boxes.tensor, theirs.pred_boxes.tensor)
+    assert torch.equal(ours.pred_classes, theirs.pred_classes)
+    assert torch.equal(our_rows, their_rows)
+    return ours
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_many_candidates(agnostic):
+    boxes, scores = random_case(0, 300, 200, agnostic=agnostic)
+    assert (scores > 1e-4).sum() > 2 * inference.FIRST_CANDIDATES
+    assert len(assert_equal(boxes, scores)) == 300
+
+
+def test_the_set_grows_until_enough_survive():
+    """One class and heavy overlap: nearly all of the best candidates suppress each other."""
+    boxes, scores = random_case(1, 9000, 1)
+    assert 0 < len(assert_equal(boxes, scores, nms_thresh=0.1)) < 40
+    assert_equal(boxes, scores, nms_thresh=0.3, topk=40)
+
+
+@pytest.mark.parametrize("levels", [1, 3, 50])
+def test_ties_go_by_row_then_class(levels):
+    """Detectron2's order of ties is that of an unstable sort; ours is defined, and the scores are the same."""
+    boxes, scores = random_case(2, 200, 60, levels=levels)
+    arguments = ([boxes], [scores], [(100, 90)], 1e-4, 0.5, 300)
+    (ours,), (rows,) = inference.fast_rcnn_inference(*arguments)
+    (theirs,), _ = fast_rcnn.fast_rcnn_inference(*arguments)
+    assert torch.equal(ours.scores, theirs.scores)
+    order = [
+        (-s, r, c) for s, r, c in zip(ours.scores.tolist(), rows.tolist(), ours.pred_classes.tolist(), strict=True)
+    ]
+    assert order == sorted(order)
+    assert len(set(ours.scores.tolist())) < 60
+
+
+@pytest.mark.parametrize("topk", [-1, 0, 1, 10])
+def test_number_kept(topk):
+    boxes, scores = random_case(3, 40, 10)
+    kept = assert_equal(boxes, scores, topk=topk)
+    assert len(kept) == topk or (topk == -1 and len(kept) > 10)
+
+
+def test_nothing_to_select():
+    boxes, scores = random_case(4, 30, 5)
+    assert len(assert_equal(boxes, scores * 0)) == 0
+    assert len(assert_equal(boxes[:0], scores[:0])) == 0
+
+
+def test_nan_and_infinite_rows_are_left_out():
+    boxes, scores = random_case(5, 50, 8)
+    boxes[3, 5] = torch.nan
+    boxes[7, 0] = torch.inf
+    scores[11, 2] = torch.nan
+    assert_equal(boxes, scores)
+    # The last column, background, counts as well.
+    scores[12, -1] = torch.inf
+    assert_equal(boxes, scores)
+
+
+def test_several_images():
+    cases = [random_case(seed, rows, 7) for seed, rows in ((6, 20), (7, 0), (8, 33))]
+    instances, rows = inference.fast_rcnn_inference(
+        [boxes for boxes, _ in cases], [scores for _, scores in cases], [(100, 90)] * 3, 0.01, 0.5, 20
+    )
+    assert [len(i) for i in instances] == [20, 0, 20]
+    assert [len(r) for r in rows] == [20, 0, 20]
+
+
+def test_inputs_are_left_alone():
+    boxes, scores = random_case(9, 50, 8, agnostic=True)
+    before = boxes.clone(), scores.clone()
+    assert_equal(boxes - 200, scores)  # clipping has something to do
+    assert torch.equal(boxes, before[0])
+    assert torch.equal(scores, before[1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    rows=st.integers(0, 60),
+    num_classes=st.integers(1, 30),
+    agnostic=st.booleans(),
+    levels=st.sampled_from([None, 2, 20]),
+    nms_thresh=st.sampled_from([0.1, 0.5, 0.9]),
+    topk=st.sampled_from([-1, 3, 100]),
+    first=st.sampled_from([1, 7, 50]),
+)
+def test_any_case_equals_one_suppression_of_everything(
+    seed, rows, num_classes, agnostic, levels, nms_thresh, topk, first
+):
+    """With a tiny first set growing happens often; classes are suppressed one by one in both."""
+    boxes, scores = random_case(seed, rows, num_classes, agnostic=agnostic, levels=levels)
+    arguments = ([boxes], [scores], [(100, 90)], 0.05, nms_thresh, topk)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inference, "batched_nms", nms_class_by_class)
+        patch.setattr(inference, "FIRST_CANDIDATES", 10**9)
+        (expected,), (expected_rows,) = inference.fast_rcnn_inference(*arguments)
+        patch.setattr(inference, "FIRST_CANDIDATES", first)
+        (grown,), (grown_rows,) = inference.fast_rcnn_inference(*arguments)
+    assert torch.equal(grown.scores, expected.scores)
+    assert torch.equal(grown.pred_boxes.tensor, expected.pred_boxes.tensor)
+    assert torch.equal(grown_rows, expected_rows)
+
+
+def nms_class_by_class(boxes, scores, classes, threshold):
+    """The definition: go through the boxes from the best on, drop those that overlap a kept one of their class."""
+    kept = []
+    for index in scores.argsort(descending=True, stable=True).tolist():
+        box = boxes[index]
+        for other in kept:
+            if classes[other] != classes[index]:
+                continue
+            corner = torch.minimum(box[2:], boxes[other][2:]) - torch.maximum(box[:2], boxes[other][:2])
+            intersection = corner.clamp(min=0).prod()
+            union = (box[2:] - box[:2]).prod() + (boxes[other][2:] - boxes[other][:2]).prod() - intersection
+            if intersection / union > threshold:
+                break
+        else:
+            kept.append(index)
+    return torch.tensor(kept, dtype=torch.int64)
