@@ -50,7 +50,9 @@ class NamingMapper:
         except SizeMismatchError:
             annotated = f"{dataset_dict['width']}x{dataset_dict['height']}"
             raise UserError(f"Image {file_name} is not {annotated} as annotated; fetch it again.") from None
-        except (UnidentifiedImageError, OSError) as error:
+        except UnidentifiedImageError:
+            raise UserError(f"Image {file_name} cannot be read (it is no picture); fetch it again.") from None
+        except OSError as error:
             raise UserError(f"Image {file_name} cannot be read ({error}); fetch it again.") from None
 
 
