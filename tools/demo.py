@@ -25,6 +25,7 @@ from eql_d2.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 BASELINE = Path("benchmarks", "results", "emoji_lvis_demo_softmax.json")
+METHODS = ("bags", "eql", "eqlv2", "seesaw", "sigmoid", "softmax")
 PROGRESS = [
     (re.compile(r"eta: (\S+)\s+iter: (\d+)\s+total_loss: (\S+)"), "training: iteration {1}, loss {2}, {0} left"),
     (re.compile(r"Inference done (\S+)\. .*ETA=(\S+)"), "evaluating: image {0}, {1} left"),
@@ -34,7 +35,7 @@ PROGRESS = [
 def main() -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--method", default="eql", choices=("eql", "sigmoid", "softmax"), help="what to train")
+    parser.add_argument("--method", default="eql", choices=METHODS, help="what to train")
     parser.add_argument("--freeze", action="store_true", help=f"write the result to {BASELINE}")
     arguments = parser.parse_args()
     start = time.monotonic()
