@@ -77,7 +77,7 @@ def launch(
     if world_size == 1:
         main(*args)
         return
-    if device == "cuda" and num_processes_per_machine > torch.cuda.device_count():
+    if device.startswith("cuda") and num_processes_per_machine > torch.cuda.device_count():
         raise UserError(
             f"--num-gpus is {num_processes_per_machine}, but this machine has {torch.cuda.device_count()} GPUs; "
             "lower it, or run processes on the CPU with MODEL.DEVICE cpu."
@@ -166,10 +166,11 @@ def _spawned(
 
 
 def _run_in_process_group(place: ProcessPlace, device: str, main: Callable[..., Any], args: tuple) -> None:
-    if device == "cuda":
+    on_gpu = device.startswith("cuda")
+    if on_gpu:
         torch.cuda.set_device(place.local_rank)
     dist.init_process_group(
-        backend="nccl" if device == "cuda" else "gloo",
+        backend="nccl" if on_gpu else "gloo",
         init_method=place.url,
         world_size=place.world_size,
         rank=place.rank,

@@ -2,6 +2,9 @@
 
 import resource
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ import torch
 from eql_d2.engine import LongTailTrainer
 from eql_d2.engine.checkpoint import AtomicCheckpointer
 from eql_d2.errors import UserError
+from tests.conftest import ROOT
 
 
 class Stopped(Exception):
@@ -110,3 +114,29 @@ def test_saving_again_replaces_the_checkpoint(checkpointer, tmp_path):
     checkpointer.save("model_0000001", iteration=1)
     assert torch.load(tmp_path / "model_0000001.pth")["model"]["weight"].abs().sum() == 0
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
+
+
+def run_tool(cfg, folder, *arguments):
+    """Start the real tool on a config, in a process of its own."""
+    config = folder / "config.yaml"
+    config.write_text(cfg.dump())
+    command = [sys.executable, "tools/train_net.py", "--config-file", config, *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+
+
+def test_killed_process_resumes_exactly(tiny_cfg, tmp_path):
+    """SIGKILL leaves no time to clean up; the resumed run ends with the very weights of one left alone."""
+    tiny_cfg.DATASETS.TEST = ()
+    tiny_cfg.SOLVER.MAX_ITER = 12
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    first = run_tool(tiny_cfg, tmp_path, "OUTPUT_DIR", straight)
+    second = run_tool(tiny_cfg, tmp_path, "OUTPUT_DIR", killed)
+    while second.poll() is None and not (killed / "model_0000003.pth").exists():
+        time.sleep(0.01)
+    second.kill()
+    assert second.wait() == -signal.SIGKILL
+    assert not (killed / "model_final.pth").exists()
+    assert run_tool(tiny_cfg, tmp_path, "--resume", "OUTPUT_DIR", killed).wait() == 0
+    assert first.wait() == 0
+    expected, resumed = (torch.load(folder / "model_final.pth")["model"] for folder in (straight, killed))
+    assert all(torch.equal(value, resumed[name]) for name, value in expected.items())
