@@ -92,8 +92,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if cfg.MODEL.DEVICE == "cpu" and cfg.ENGINE.CPU_THREADS:
         torch.set_num_threads(cfg.ENGINE.CPU_THREADS)
     cfg.freeze()
-    # Detectron2 imports PyTorch's compiler tools, which tell of a CUDA folder without a GPU.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    # What Detectron2 does makes PyTorch warn of a CUDA folder without a GPU, and, on its main branch, of tracing.
+    for name in ("torch.utils.cpp_extension", "torch.fx._symbolic_trace"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         default_setup(cfg, args)
     except OSError as error:
