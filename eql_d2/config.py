@@ -18,6 +18,11 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # The classification loss and its classifier, by a name of BOX_PREDICTOR_REGISTRY. Used by the ROI heads
     # LongTailROIHeads and LongTailCascadeROIHeads.
     cfg.MODEL.ROI_BOX_HEAD.PREDICTOR = "SoftmaxPredictor"
+    # Cosine similarity in the classifier (Seesaw Loss's NormedLinear), and its temperature.
+    cfg.MODEL.ROI_BOX_HEAD.NORMED_CLASSIFIER = False
+    cfg.MODEL.ROI_BOX_HEAD.TEMPERATURE = 20.0
+    # Temperature of MODEL.ROI_MASK_HEAD.NAME NormedMaskRCNNConvUpsampleHead (normalized mask prediction).
+    cfg.MODEL.ROI_MASK_HEAD.TEMPERATURE = 20.0
 
     cfg.MODEL.LONG_TAIL = CfgNode()
     # Share of each class that a sigmoid classifier predicts at the start of training.

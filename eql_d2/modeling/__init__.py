@@ -5,6 +5,8 @@ from eql_d2.modeling.box_predictor import (
     LongTailPredictor,
     build_box_predictor,
 )
+from eql_d2.modeling.mask_head import NormedMaskRCNNConvUpsampleHead
+from eql_d2.modeling.normed_layers import NormedConv2d, NormedLinear
 from eql_d2.modeling.roi_heads import LongTailCascadeROIHeads, LongTailROIHeads
 
 __all__ = [
@@ -12,5 +14,8 @@ __all__ = [
     "LongTailCascadeROIHeads",
     "LongTailPredictor",
     "LongTailROIHeads",
+    "NormedConv2d",
+    "NormedLinear",
+    "NormedMaskRCNNConvUpsampleHead",
     "build_box_predictor",
 ]

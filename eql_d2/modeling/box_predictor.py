@@ -25,6 +25,7 @@ from eql_d2.losses import (
     SoftmaxCrossEntropy,
 )
 from eql_d2.modeling.inference import fast_rcnn_inference
+from eql_d2.modeling.normed_layers import NormedLinear
 
 BOX_PREDICTOR_REGISTRY = Registry("BOX_PREDICTOR")
 """Box predictors by the names that ``MODEL.ROI_BOX_HEAD.PREDICTOR`` takes."""
@@ -40,6 +41,8 @@ class LongTailPredictor(FastRCNNOutputLayers):
         input_shape: shape of one RoI's feature.
         loss: the classification loss; says the width of the classifier and turns logits into scores.
         prior_prob: see ``MODEL.LONG_TAIL.PRIOR_PROB``.
+        normed_classifier: whether the classifier is a :class:`NormedLinear`.
+        temperature: of the normed classifier.
         kwargs: arguments of :class:`FastRCNNOutputLayers`.
     """
 
@@ -48,10 +51,21 @@ class LongTailPredictor(FastRCNNOutputLayers):
 
     @configurable
     def __init__(
-        self, input_shape: ShapeSpec, *, loss: ClassificationLoss, prior_prob: float = 0.001, **kwargs: Any
+        self,
+        input_shape: ShapeSpec,
+        *,
+        loss: ClassificationLoss,
+        prior_prob: float = 0.001,
+        normed_classifier: bool = False,
+        temperature: float = 20.0,
+        **kwargs: Any,
     ) -> None:
         super().__init__(input_shape, **kwargs)
-        self.cls_score = nn.Linear(self.cls_score.in_features, loss.num_logits)
+        in_features = self.cls_score.in_features
+        if normed_classifier:
+            self.cls_score = NormedLinear(in_features, loss.num_logits, temperature)
+        else:
+            self.cls_score = nn.Linear(in_features, loss.num_logits)
         nn.init.normal_(self.cls_score.weight, std=0.01)
         with torch.no_grad():
             self.cls_score.bias.copy_(loss.initial_bias(prior_prob))
@@ -62,6 +76,8 @@ class LongTailPredictor(FastRCNNOutputLayers):
         arguments = super().from_config(cfg, input_shape)
         arguments["loss"] = build_loss(cls.loss_class, cfg, cls.config_node)
         arguments["prior_prob"] = cfg.MODEL.LONG_TAIL.PRIOR_PROB
+        arguments["normed_classifier"] = cfg.MODEL.ROI_BOX_HEAD.NORMED_CLASSIFIER
+        arguments["temperature"] = cfg.MODEL.ROI_BOX_HEAD.TEMPERATURE
         return arguments
 
     def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
