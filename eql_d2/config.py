@@ -70,6 +70,9 @@ def _add_data_keys(cfg: CfgNode) -> None:
 
 def _add_engine_keys(cfg: CfgNode) -> None:
     cfg.ENGINE = CfgNode()
+    # Python modules to import before anything is built, e.g. ("my_losses",) with the user's own box predictor;
+    # found as usual, or in the current folder.
+    cfg.ENGINE.IMPORT = ()
     # OpenMP threads of each training process on a CPU; 0 leaves PyTorch's choice.
     cfg.ENGINE.CPU_THREADS = 0
 

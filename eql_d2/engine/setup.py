@@ -2,8 +2,11 @@
 
 import argparse
 import difflib
+import importlib
 import logging
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +83,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         UserError: something in the config does not fit; the sentence names the key.
     """
     cfg = load_config(args.config_file, args.opts)
+    _import_modules(cfg.ENGINE.IMPORT)
     register_custom_datasets(cfg)
     _check_device(cfg)
     _check_datasets(cfg, args.eval_only)
@@ -101,6 +105,16 @@ def setup(args: argparse.Namespace) -> CfgNode:
         raise UserError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be written ({error.strerror}); set another.") from None
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_not_user_error)
     return cfg
+
+
+def _import_modules(names: Sequence[str]) -> None:
+    if names and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise UserError(f"ENGINE.IMPORT names {name}, but {error}; check the name and the folder.") from None
 
 
 def _check_datasets(cfg: CfgNode, eval_only: bool) -> None:

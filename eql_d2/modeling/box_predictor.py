@@ -130,7 +130,7 @@ class LongTailPredictor(FastRCNNOutputLayers):
     def log_accuracy(self, logits: Tensor, gt_classes: Tensor) -> None:
         """Log how many foreground RoIs have their class as the best-scored foreground class."""
         storage = get_event_storage()
-        if storage.iter % 20:  # the writers' period; the scores are not free
+        if (storage.iter + 1) % 20:  # when the writers write; the scores are not free
             return
         is_foreground = gt_classes < self.num_classes
         best = self.loss.scores(logits)[:, :-1].argmax(dim=1)
