@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import tarfile
@@ -90,8 +91,17 @@ class UserError(Exception):
     """One sentence for the user, printed without a traceback."""
 
 
+def trust_system_certificates():
+    """Let uv trust the certificates that the system trusts (a company's own, say), where it has a store of them."""
+    paths = ssl.get_default_verify_paths()
+    if paths.cafile or (paths.capath and os.listdir(paths.capath)):
+        os.environ.setdefault("UV_SYSTEM_CERTS", "1")
+        os.environ.setdefault("UV_NATIVE_TLS", "1")  # its name in older versions of uv
+
+
 def run(command, doing, **options):
     """Run `command` quietly; on failure raise a UserError that says what was being done (`doing`)."""
+    trust_system_certificates()
     result = subprocess.run(
         [str(part) for part in command],
         stdout=subprocess.PIPE,
@@ -101,6 +111,11 @@ def run(command, doing, **options):
     )
     if result.returncode == 0:
         return result.stdout
+    if "certificate" in result.stdout.lower():
+        raise UserError(
+            f"{doing} failed, as the package index's certificate is not trusted here: "
+            "set SSL_CERT_FILE to the file of the certificates to trust"
+        )
     if any(sign in result.stdout.lower() for sign in NO_NETWORK):
         raise UserError(f"no network: {doing} needs to download from the package index (or a git server)")
     tail = "\n".join(result.stdout.rstrip().splitlines()[-30:])
