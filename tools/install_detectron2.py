@@ -96,12 +96,10 @@ def trust_system_certificates():
     paths = ssl.get_default_verify_paths()
     if paths.cafile or (paths.capath and os.listdir(paths.capath)):
         os.environ.setdefault("UV_SYSTEM_CERTS", "1")
-        os.environ.setdefault("UV_NATIVE_TLS", "1")  # its name in older versions of uv
 
 
 def run(command, doing, **options):
     """Run `command` quietly; on failure raise a UserError that says what was being done (`doing`)."""
-    trust_system_certificates()
     result = subprocess.run(
         [str(part) for part in command],
         stdout=subprocess.PIPE,
@@ -268,6 +266,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--source", default=os.environ.get("DETECTRON2_SOURCE", ""))
     args = parser.parse_args()
+    trust_system_certificates()
     try:
         uv = find_uv()
         if args.source:

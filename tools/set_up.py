@@ -21,7 +21,7 @@ import sys
 import time
 from pathlib import Path
 
-from install_detectron2 import UserError, is_url, run
+from install_detectron2 import UserError, is_url, run, trust_system_certificates
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"
@@ -275,6 +275,7 @@ def main():
     started = time.time()
     folder = Path(os.path.abspath(ROOT / os.path.expanduser(os.environ.get("VENV") or ".venv")))
     CACHE.mkdir(exist_ok=True)
+    trust_system_certificates()
     try:
         with open(CACHE / "setup.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # a second `make` in the same clone waits
