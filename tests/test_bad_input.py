@@ -109,6 +109,7 @@ def test_a_folder_is_no_config_file(options, tmp_path):
         (["SOLVER.BASE_LR.X", "1"], "The config cannot be read"),
         (["MODEL.ROI_HEADS.NUM_CLASSES", "7"], "NUM_CLASSES is 7, but dataset tiny_train has 6 classes; set it to 6"),
         (["MODEL.ROI_BOX_HEAD.PREDICTOR", "EQL"], "PREDICTOR is 'EQL'; it must be one of "),
+        (["MODEL.ROI_HEADS.NAME", "Heads"], "The model cannot be built: No object named 'Heads' found in 'ROI_HEADS'"),
         (["ENGINE.IMPORT", "('no_module',)"], "ENGINE.IMPORT names no_module, but No module named 'no_module'"),
         (["MODEL.LONG_TAIL.EQL.LAMBDA", "1.5"], "MODEL.LONG_TAIL.EQL: lambda_ is 1.5; it must lie"),
         (["MODEL.LONG_TAIL.EQL.THRESHOLD", "steep"], "threshold is 'steep'; it must be one of step"),

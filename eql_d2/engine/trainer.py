@@ -18,6 +18,7 @@ from torch import nn
 
 from eql_d2.data.loader import TrainLoader, build_test_loader, build_train_loader, derived_seed
 from eql_d2.engine.checkpoint import AtomicCheckpointer, check_run_folder
+from eql_d2.errors import UserError
 from eql_d2.evaluation import LVISEvaluator
 
 
@@ -46,6 +47,20 @@ class LongTailTrainer(DefaultTrainer):
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """The model that the config describes.
+
+        Raises:
+            UserError: a part of it has a name that Detectron2 does not know.
+        """
+        try:
+            return super().build_model(cfg)
+        except KeyError as error:
+            if "registry" not in str(error):
+                raise
+            raise UserError(f"The model cannot be built: {error.args[0]}") from None
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, seed: int = 0) -> TrainLoader:
