@@ -11,10 +11,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from eql_d2.data.categories import dataset_counts
 from eql_d2.data.emoji_lvis import PRESETS, generate_emoji_lvis
+from eql_d2.data.emoji_lvis.long_tail import METADATA_DIR
 from eql_d2.data.lvis_format import load_lvis_format
 from eql_d2.errors import UserError
 
-METADATA_FOLDER = Path(__file__).resolve().parents[2] / "datasets" / "metadata"
 LVIS_SPLITS = {
     "lvis_v1": {
         "train": "lvis_v1_train",
@@ -99,7 +99,7 @@ def register_builtin_datasets() -> None:
     """Register LVIS v0.5 and v1.0 in place of Detectron2's own entries, and the presets of EmojiLVIS."""
     root = datasets_root()
     for version, splits in LVIS_SPLITS.items():
-        counts = METADATA_FOLDER / f"{version}_train_category_counts.json"
+        counts = METADATA_DIR / f"{version}_train_category_counts.json"
         for split, file_stem in splits.items():
             register_lvis_format(
                 f"{version}_{split}",

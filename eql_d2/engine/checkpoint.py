@@ -26,7 +26,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         Raises:
             UserError: the disk does not take the file; the last good checkpoint is named.
         """
-        partial = self._partial_name(name)
+        partial = f".{name}.partial"
         try:
             super().save(partial, **kwargs)  # calls tag_last_checkpoint once the file is complete
         except (OSError, RuntimeError) as error:
@@ -81,10 +81,6 @@ class AtomicCheckpointer(DetectionCheckpointer):
         side_file = folder / ".last_checkpoint.partial"
         side_file.write_text(final)
         os.replace(side_file, folder / "last_checkpoint")
-
-    @staticmethod
-    def _partial_name(name: str) -> str:
-        return f".{name}.partial"
 
 
 def check_run_folder(folder: str, resume: bool) -> None:

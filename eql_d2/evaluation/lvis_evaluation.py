@@ -52,8 +52,8 @@ class LVISEvaluator(DatasetEvaluator):
     ) -> None:
         if engine not in ENGINES:
             raise UserError(f"TEST.LVIS_ENGINE is {engine!r}; it must be one of {', '.join(ENGINES)}.")
-        self._category_ids = dataset_counts((dataset_name,)).category_ids
-        self._class_names = dataset_counts((dataset_name,)).names
+        counts = dataset_counts((dataset_name,))
+        self._category_ids, self._class_names = counts.category_ids, counts.names
         self._annotation_file = MetadataCatalog.get(dataset_name).json_file
         self._ground_truth = read_annotation_file(self._annotation_file)
         self._images = {image["id"]: image for image in self._ground_truth["images"]}

@@ -1,14 +1,7 @@
-"""State that a loss collects over all training steps and all processes."""
+"""Sums over all processes."""
 
-import warnings
-from collections.abc import Callable
-from typing import Any
-
-import torch
 import torch.distributed as dist
 from torch import Tensor
-
-from eql_d2.losses.base import ClassificationLoss
 
 
 def sum_over_processes(increment: Tensor) -> Tensor:
@@ -25,57 +18,3 @@ def sum_over_processes(increment: Tensor) -> Tensor:
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(increment)
     return increment
-
-
-class StatefulLoss(ClassificationLoss):
-    """A loss with (K,) numbers per class that it collects in training mode and that checkpoints keep.
-
-    They are persistent buffers and stay float32 whatever the module is cast to: half precision cannot hold
-    sums over a training run. A checkpoint without them (of a training without this loss) starts them afresh
-    with a warning, also in strict mode.
-
-    Args:
-        num_classes: number K of foreground classes.
-        num_logits: width of the classifier's output.
-        initial_state: what each buffer starts from, by name.
-    """
-
-    def __init__(self, num_classes: int, num_logits: int, initial_state: dict[str, float]) -> None:
-        super().__init__(num_classes, num_logits)
-        self.initial_state = initial_state
-        for name, value in initial_state.items():
-            self.register_buffer(name, torch.full((num_classes,), value, dtype=torch.float32))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "StatefulLoss":
-        before = {name: getattr(self, name) for name in self.initial_state}
-        super()._apply(fn, recurse)
-        for name, state in before.items():
-            moved = getattr(self, name)
-            if moved.dtype != state.dtype:
-                setattr(self, name, state.to(moved.device))
-        return self
-
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
-        absent = [name for name in self.initial_state if prefix + name not in state_dict]
-        if not absent:
-            return
-        # All or nothing: ratios and sums of different runs do not fit together.
-        for name, value in self.initial_state.items():
-            getattr(self, name).fill_(value)
-        missing_keys[:] = [key for key in missing_keys if key.removeprefix(prefix) not in absent]
-        warnings.warn(
-            f"The checkpoint has no {', '.join(prefix + name for name in absent)}; "
-            f"{type(self).__name__} starts to collect afresh."
-        )

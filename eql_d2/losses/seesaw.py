@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eql_d2.losses.base import at_least_float32, foreground_one_hot
-from eql_d2.losses.distributed import StatefulLoss, sum_over_processes
+from eql_d2.losses.distributed import sum_over_processes
+from eql_d2.losses.stateful import StatefulLoss
 
 
 class SeesawLoss(StatefulLoss):

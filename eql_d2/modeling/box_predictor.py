@@ -13,7 +13,7 @@ from detectron2.utils.events import get_event_storage
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
-from eql_d2.data.categories import CategoryCounts, category_counts
+from eql_d2.data.categories import category_counts
 from eql_d2.errors import UserError
 from eql_d2.losses import (
     BalancedGroupSoftmax,
@@ -159,15 +159,12 @@ def build_loss(loss_class: type[ClassificationLoss], cfg: CfgNode, node_name: st
     arguments = {keywords[key]: value for key, value in node.items()}
     statistics = {"image_frequencies", "instance_counts"} & set(keywords.values())
     if statistics:
-        arguments |= {name: _statistic(category_counts(cfg), name) for name in statistics}
+        counts = category_counts(cfg)
+        arguments |= {name: torch.as_tensor(getattr(counts, name)) for name in statistics}
     try:
         return loss_class(num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES, **arguments)
     except ValueError as error:
         raise UserError(f"MODEL.LONG_TAIL.{node_name}: {error}") from None
-
-
-def _statistic(counts: CategoryCounts, name: str) -> Tensor:
-    return torch.as_tensor(getattr(counts, name))
 
 
 def build_box_predictor(cfg: CfgNode, input_shape: ShapeSpec, **kwargs: Any) -> LongTailPredictor:

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from eql_d2.data.categories import category_counts, count_annotations, dataset_counts, read_count_file
-from eql_d2.data.datasets import METADATA_FOLDER, register_lvis_format
+from eql_d2.data.datasets import register_lvis_format
 from eql_d2.data.emoji_lvis import frequency_letter
+from eql_d2.data.emoji_lvis.long_tail import METADATA_DIR
 from eql_d2.errors import UserError
 
 serial = itertools.count()
@@ -138,7 +139,7 @@ def test_letters_at_the_borders():
 
 @pytest.mark.parametrize(("version", "classes", "images"), [("lvis_v1", 1203, 99_388), ("lvis_v0.5", 1230, 56_740)])
 def test_letters_of_lvis_follow_from_its_counts(version, classes, images):
-    path = METADATA_FOLDER / f"{version}_train_category_counts.json"
+    path = METADATA_DIR / f"{version}_train_category_counts.json"
     counts = read_count_file(str(path))
     assert (counts.num_classes, counts.num_images) == (classes, images)
     assert counts.category_ids == tuple(range(1, classes + 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import multiprocessing
 import os
 import shutil
@@ -126,11 +127,6 @@ def _refuse_foreign_folder(spec: EmojiLVISSpec, folder: Path) -> None:
 @contextlib.contextmanager
 def _only_one_process(lock_file: Path) -> Iterator[None]:
     """Hold a file lock; the system frees it when the process ends, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: the rename at the end still keeps sets whole
-        yield
-        return
     with lock_file.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
