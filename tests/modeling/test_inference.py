@@ -50,6 +50,19 @@ def test_the_set_grows_until_enough_survive():
     assert_equal(boxes, scores, nms_thresh=0.3, topk=40)
 
 
+def test_crowd_of_the_best_does_not_hide_the_rest():
+    """The best 7000 candidates are one object; the 200 others, far worse, are all to be found."""
+    generator = torch.Generator().manual_seed(0)
+    crowd = torch.tensor([0.0, 0.0, 9.0, 9.0]) + 0.1 * torch.rand(7000, 4, generator=generator)
+    index = torch.arange(200)
+    corner = torch.stack([20 + 3.5 * (index % 20), 10 + 8.0 * (index // 20)], dim=1)
+    boxes = torch.cat([crowd, torch.cat([corner, corner + torch.tensor([3.0, 7.0])], dim=1)])
+    scores = torch.cat([0.5 + 0.4 * torch.rand(7000, generator=generator), 0.1 * torch.rand(200, generator=generator)])
+    kept = assert_equal(boxes, torch.stack([scores, 1 - scores], dim=1), score_thresh=0.0, topk=150)
+    assert len(kept) == 150
+    assert (kept.scores > 0.4).sum() == 1
+
+
 @pytest.mark.parametrize("levels", [1, 3, 50])
 def test_ties_go_by_row_then_class(levels):
     """Detectron2's order of ties is that of an unstable sort; ours is defined, and the scores are the same."""
