@@ -1,9 +1,10 @@
-"""Time of each loss, forward and backward, against plain softmax cross-entropy.
+"""Time and memory of each loss, forward and backward, against PyTorch's softmax cross-entropy.
 
 The measured calls of all losses are interleaved in one run, so that a machine that is busy for a while disturbs
 all of them; the table has medians. "By definition" are the methods written down as their papers and first
 codes describe them, without regard to speed: Seesaw with the (C, C) matrix of count ratios and powers, EQLv2 with
-dense weights put together from one-hot targets, BAGS with one Python pass and boolean masks a group.
+dense weights put together from one-hot targets, BAGS with one Python pass and boolean masks a group. Memory is the
+peak above the logits, gradient included, in tensors of the logits' size.
 """
 
 import argparse
@@ -28,8 +29,26 @@ from eql_d2.losses import (
     SoftmaxEqualizationLoss,
 )
 
-BASELINE = "softmax cross-entropy"
+BASELINE = "F.cross_entropy"
 COUNT_FILE = Path(__file__).parents[1] / "datasets" / "metadata" / "lvis_v1_train_category_counts.json"
+
+
+class PlainCrossEntropy(SoftmaxCrossEntropy):
+    """What a user of PyTorch would otherwise run."""
+
+    def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
+        return {"loss_cls": F.cross_entropy(logits, gt_classes)}
+
+
+class EQLByDefinition(EqualizationLoss):
+    """A dense weight for binary cross-entropy, from one-hot targets."""
+
+    def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
+        targets = F.one_hot(gt_classes, self.num_classes + 1)[:, :-1].to(logits.dtype)
+        exclusion = (gt_classes < self.num_classes).to(logits.dtype)[:, None].expand_as(logits)
+        weight = 1 - exclusion * self.tail_weight.expand_as(logits) * (1 - targets)
+        losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        return {"loss_cls": (losses * weight).sum() / len(logits)}
 
 
 class SeesawByDefinition(SeesawLoss):
@@ -97,9 +116,11 @@ def build_losses() -> dict[str, torch.nn.Module]:
     frequencies = torch.tensor([category["image_count"] for category in content["categories"]]) / content["num_images"]
     num_classes = len(instances)
     return {
-        BASELINE: SoftmaxCrossEntropy(num_classes),
+        BASELINE: PlainCrossEntropy(num_classes),
+        "softmax cross-entropy": SoftmaxCrossEntropy(num_classes),
         "sigmoid cross-entropy": SigmoidCrossEntropy(num_classes),
         "EQL": EqualizationLoss(num_classes, frequencies),
+        "EQL, by definition": EQLByDefinition(num_classes, frequencies),
         "SEQL": SoftmaxEqualizationLoss(num_classes, frequencies, lambda_=0.001),
         "EQLv2": EqualizationLossV2(num_classes),
         "EQLv2, by definition": EQLv2ByDefinition(num_classes),
@@ -121,7 +142,7 @@ def make_batch(num_rois: int, num_logits: int, num_classes: int, device: str) ->
 
 def check_equality(losses: dict[str, torch.nn.Module], batches: dict[str, tuple[Tensor, Tensor]]) -> None:
     """Make sure that both ways of computing a method give the same; not for BAGS, which draws random numbers."""
-    for name in ("EQLv2", "Seesaw"):
+    for name in ("EQL", "EQLv2", "Seesaw"):
         for _ in range(3):
             ours, by_definition = (losses[key](*batches[key]) for key in (name, f"{name}, by definition"))
             for key, value in ours.items():
@@ -142,8 +163,34 @@ def seconds_of_call(step: Callable[[], None], device: str) -> float:
     return start.elapsed_time(end) / 1000
 
 
+def peak_tensors(step: Callable[[], None], logits: Tensor) -> float:
+    """Peak memory of a call above what is there before, in tensors of the logits' size.
+
+    On the CPU it is the process's resident memory as Linux reports it, NaN elsewhere.
+    """
+    size = logits.numel() * logits.element_size()
+    if logits.is_cuda:
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return (torch.cuda.max_memory_allocated() - before) / size
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    except OSError:
+        return float("nan")
+    before = resident_bytes("VmRSS")
+    step()
+    return (resident_bytes("VmHWM") - before) / size
+
+
+def resident_bytes(entry: str) -> int:
+    """An entry of this process's status in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{entry}:"))
+
+
 def measure(device: str, num_rois: int, repeats: int) -> list[dict]:
-    """One record a loss: median milliseconds and the ratio to the baseline's."""
+    """One record a loss: median milliseconds, the ratio to the baseline's, and peak memory."""
     losses = {name: loss.to(device) for name, loss in build_losses().items()}
     batches = {name: make_batch(num_rois, loss.num_logits, loss.num_classes, device) for name, loss in losses.items()}
     # SEQL is for image classification: no background.
@@ -162,15 +209,18 @@ def measure(device: str, num_rois: int, repeats: int) -> list[dict]:
             if repeat >= 3:  # the first calls warm up
                 values.append(elapsed)
     medians = {name: 1000 * statistics.median(values) for name, values in seconds.items()}
-    return [
-        {"device": device, "loss": name, "milliseconds": value, "ratio": value / medians[BASELINE]}
-        for name, value in medians.items()
-    ]
+    records = []
+    for name, value in medians.items():
+        logits = batches[name][0]
+        logits.grad = None
+        record = {"device": device, "loss": name, "milliseconds": value, "ratio": value / medians[BASELINE]}
+        records.append({**record, "peak_tensors": peak_tensors(lambda name=name: step(name), logits)})
+    return records
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rois", type=int, default=1024, help="sampled RoIs R (default 1024: two images of 512)")
+    parser.add_argument("--rois", type=int, default=8192, help="sampled RoIs R (default 8192: sixteen images of 512)")
     parser.add_argument("--repeats", type=int, default=20, help="measured calls of each loss")
     parser.add_argument("--threads", type=int, default=1, help="PyTorch's CPU threads")
     parser.add_argument("--json", metavar="FILE", help="also write the numbers to this file")
@@ -183,7 +233,8 @@ def main() -> None:
         f"Forward and backward, R = {args.rois}, K = 1203, {args.threads} CPU thread(s), PyTorch {torch.__version__}"
     )
     print(title)
-    print(tabulate([list(r.values()) for r in records], ["device", "loss", "ms", "ratio"], floatfmt=".2f"))
+    headers = ["device", "loss", "ms", "ratio", "peak memory"]
+    print(tabulate([list(record.values()) for record in records], headers, floatfmt=".2f"))
     if args.json:
         content = {"rois": args.rois, "threads": args.threads, "torch": torch.__version__, "results": records}
         Path(args.json).write_text(json.dumps(content, indent=2) + "\n")

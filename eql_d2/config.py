@@ -47,6 +47,8 @@ def _add_model_keys(cfg: CfgNode) -> None:
     cfg.MODEL.LONG_TAIL.EQLV2.GAMMA = 12.0
     # Gradient ratio in the middle of that function, where negatives weigh 1/2.
     cfg.MODEL.LONG_TAIL.EQLV2.MU = 0.8
+    # The category-agnostic task: one more logit, whose score damps all class scores.
+    cfg.MODEL.LONG_TAIL.EQLV2.OBJECTNESS = True
 
     cfg.MODEL.LONG_TAIL.SEESAW = CfgNode()
     # Strength of the mitigation: how much classes with fewer samples are spared. 0 switches it off.
@@ -55,6 +57,8 @@ def _add_model_keys(cfg: CfgNode) -> None:
     cfg.MODEL.LONG_TAIL.SEESAW.Q = 2.0
     # Smallest score of the true class that the compensation divides by.
     cfg.MODEL.LONG_TAIL.SEESAW.EPS = 0.01
+    # The objectness branch. False: background is one more class of the softmax (paper, table 8).
+    cfg.MODEL.LONG_TAIL.SEESAW.OBJECTNESS = True
 
     cfg.MODEL.LONG_TAIL.BAGS = CfgNode()
     # Numbers of training instances that part the classes into groups: < 10, 10 to 99, 100 to 999, >= 1000.

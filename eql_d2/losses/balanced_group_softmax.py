@@ -1,11 +1,13 @@
 """Balanced Group Softmax (BAGS): Li et al., CVPR 2020, arXiv 2006.10408."""
 
+import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from eql_d2.losses.base import ClassificationLoss, at_least_float32
+from eql_d2.losses.row_blocks import sum_over_rows
 
 
 class BalancedGroupSoftmax(ClassificationLoss):
@@ -56,6 +58,11 @@ class BalancedGroupSoftmax(ClassificationLoss):
         group_of_class = torch.cat([group_of_class, group_of_class.new_full((1,), len(edges) + 1)])
         group_sizes = torch.bincount(group_of_class) + 1
         self.group_sizes = group_sizes.tolist()
+        if 1 in self.group_sizes:
+            warnings.warn(
+                f"No class has its number of instances in group {self.group_sizes.index(1)} of bin_edges "
+                f"{tuple(bin_edges)}; the group has a logit that is never used."
+            )
         others_logit = group_sizes.cumsum(0) - group_sizes
         order = group_of_class.argsort(stable=True)
         logit_of_class = torch.empty_like(order)
@@ -67,12 +74,15 @@ class BalancedGroupSoftmax(ClassificationLoss):
         self.register_buffer("target_logit", target_logit, persistent=False)
 
     def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
+        in_use = self.choose_rois(gt_classes).to(logits.dtype)
+        weights = in_use / in_use.sum(dim=0).clamp(min=1)
+        return {"loss_cls": sum_over_rows(self._sum, logits, gt_classes, weights)}
+
+    def _sum(self, logits: Tensor, gt_classes: Tensor, weights: Tensor) -> Tensor:
+        """Sum over groups and RoIs of the group's softmax cross-entropy by its weight (R, G)."""
         parts = logits.split(self.group_sizes, dim=1)
         log_probabilities = torch.cat([part.log_softmax(dim=1) for part in parts], dim=1)
-        cross_entropy = -log_probabilities.gather(1, self.target_logit[gt_classes])  # (R, G)
-        in_use = self.choose_rois(gt_classes)
-        group_losses = (cross_entropy * in_use).sum(dim=0) / in_use.sum(dim=0).clamp(min=1)
-        return {"loss_cls": group_losses.sum()}
+        return -(log_probabilities.gather(1, self.target_logit[gt_classes]) * weights).sum()
 
     @torch.no_grad()
     def choose_rois(self, gt_classes: Tensor) -> Tensor:

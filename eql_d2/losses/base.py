@@ -21,6 +21,9 @@ class ClassificationLoss(nn.Module):
         ValueError: ``num_classes`` is below 1.
     """
 
+    has_background = True
+    """Whether there is a class K; only losses for image classification are without it."""
+
     def __init__(self, num_classes: int, num_logits: int) -> None:
         super().__init__()
         if num_classes < 1:
@@ -40,15 +43,24 @@ class ClassificationLoss(nn.Module):
             Scalar losses by name, to be summed. R = 0 gives zeros that back-propagate.
 
         Raises:
-            ValueError: the shape of ``logits`` is not (R, num_logits).
+            ValueError: the shape of ``logits`` is not (R, num_logits), or a class is out of range (told on the CPU
+                only: a GPU would have to be waited for).
         """
         if logits.shape != (len(gt_classes), self.num_logits):
             raise ValueError(
                 f"{type(self).__name__} needs logits of shape ({len(gt_classes)}, {self.num_logits}), "
                 f"got {tuple(logits.shape)}."
             )
+        if gt_classes.device.type == "cpu" and len(gt_classes) and not torch.compiler.is_compiling():
+            self._check_range(gt_classes)
         with torch.autocast(logits.device.type, enabled=False):
             return self.compute(at_least_float32(logits), gt_classes, *args, **kwargs)
+
+    def _check_range(self, gt_classes: Tensor) -> None:
+        last = self.num_classes if self.has_background else self.num_classes - 1
+        low, high = (int(bound) for bound in gt_classes.aminmax())
+        if low < 0 or high > last:
+            raise ValueError(f"gt_classes has the class {low if low < 0 else high}; it must lie in [0, {last}].")
 
     def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
         """The loss itself; arguments as in :meth:`forward`, logits in float32 or float64."""
@@ -83,14 +95,6 @@ class ClassificationLoss(nn.Module):
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Cast to float32 unless the tensor is float64 already."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
-def foreground_one_hot(gt_classes: Tensor, num_classes: int) -> Tensor:
-    """(R,) classes to (R, K) bool, with an empty row for background.
-
-    Unlike a scatter by index this needs no synchronisation on a GPU.
-    """
-    return gt_classes[:, None] == torch.arange(num_classes, device=gt_classes.device)
 
 
 def prior_bias(prior_prob: float) -> float:

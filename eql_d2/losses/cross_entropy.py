@@ -1,10 +1,13 @@
 """The two baselines: softmax and sigmoid cross-entropy."""
 
-import torch
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from eql_d2.losses.base import ClassificationLoss, at_least_float32, foreground_one_hot, prior_bias
+from eql_d2.losses.base import ClassificationLoss, at_least_float32
+from eql_d2.losses.row_blocks import sum_over_rows
+from eql_d2.losses.sigmoid import SigmoidLoss, weighted_sigmoid_sum
 
 
 class SoftmaxCrossEntropy(ClassificationLoss):
@@ -18,25 +21,11 @@ class SoftmaxCrossEntropy(ClassificationLoss):
         super().__init__(num_classes, num_logits=num_classes + 1)
 
     def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
-        summed = F.cross_entropy(logits, gt_classes, reduction="sum")
+        summed = sum_over_rows(partial(F.cross_entropy, reduction="sum"), logits, gt_classes)
         return {"loss_cls": summed / max(len(gt_classes), 1)}
 
     def scores(self, logits: Tensor) -> Tensor:
         return at_least_float32(logits).softmax(dim=1)
-
-
-class SigmoidLoss(ClassificationLoss):
-    """What all losses with one independent sigmoid a class share: K logits, no logit for background."""
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(num_classes, num_logits=num_classes)
-
-    def scores(self, logits: Tensor) -> Tensor:
-        foreground = at_least_float32(logits).sigmoid()
-        return torch.cat([foreground, foreground.new_zeros(len(foreground), 1)], dim=1)
-
-    def initial_bias(self, prior_prob: float = 0.001) -> Tensor:
-        return torch.full((self.num_logits,), prior_bias(prior_prob))
 
 
 class SigmoidCrossEntropy(SigmoidLoss):
@@ -49,6 +38,6 @@ class SigmoidCrossEntropy(SigmoidLoss):
     """
 
     def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
-        targets = foreground_one_hot(gt_classes, self.num_classes).to(logits.dtype)
-        summed = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
+        one = logits.new_ones(self.num_classes)
+        summed = weighted_sigmoid_sum(logits, gt_classes, one, lambda classes: one)
         return {"loss_cls": summed / max(len(gt_classes), 1)}

@@ -3,11 +3,9 @@
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from eql_d2.losses.base import foreground_one_hot
-from eql_d2.losses.cross_entropy import SigmoidLoss
+from eql_d2.losses.sigmoid import SigmoidLoss, weighted_sigmoid_sum
 
 
 class EqualizationLoss(SigmoidLoss):
@@ -66,14 +64,19 @@ class EqualizationLoss(SigmoidLoss):
         Returns:
             ``{"loss_cls": scalar}``.
         """
-        targets = foreground_one_hot(gt_classes, self.num_classes)
-        spared = ~targets
-        if self.exclude_background:
-            spared &= (gt_classes != self.num_classes)[:, None]
-        if verified_classes is not None:
-            spared &= ~verified_classes
-        weight = 1 - spared * self.tail_weight.to(logits.dtype)
-        summed = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), weight, reduction="sum")
+        tail_weight = self.tail_weight.to(logits.dtype)
+
+        def negative_weights(gt_classes: Tensor, verified_classes: Tensor | None = None) -> Tensor:
+            spared = tail_weight[None]
+            if self.exclude_background:
+                spared = (gt_classes != self.num_classes).to(tail_weight.dtype)[:, None] * spared
+            if verified_classes is not None:
+                spared = spared.masked_fill(verified_classes, 0)
+            return 1 - spared
+
+        verified = () if verified_classes is None else (verified_classes,)
+        one = torch.ones_like(tail_weight)
+        summed = weighted_sigmoid_sum(logits, gt_classes, one, negative_weights, *verified)
         return {"loss_cls": summed / max(len(gt_classes), 1)}
 
     def extra_repr(self) -> str:

@@ -4,8 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eql_d2.losses.base import at_least_float32, foreground_one_hot, prior_bias
+from eql_d2.losses.base import at_least_float32, prior_bias
 from eql_d2.losses.distributed import sum_over_processes
+from eql_d2.losses.row_blocks import row_blocks
+from eql_d2.losses.sigmoid import own_column, set_own_column, weighted_sigmoid_sum
 from eql_d2.losses.stateful import StatefulLoss
 
 
@@ -25,6 +27,7 @@ class EqualizationLossV2(StatefulLoss):
         alpha: positives weigh up to 1 + alpha; at least 0.
         gamma: steepness of f; above 0.
         mu: gradient ratio at which f is 1/2.
+        objectness: False leaves the category-agnostic task out: K logits, and a background score of 0.
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
@@ -34,9 +37,11 @@ class EqualizationLossV2(StatefulLoss):
     neg_grad: Tensor
     pos_neg_ratio: Tensor
 
-    def __init__(self, num_classes: int, alpha: float = 4.0, gamma: float = 12.0, mu: float = 0.8) -> None:
+    def __init__(
+        self, num_classes: int, alpha: float = 4.0, gamma: float = 12.0, mu: float = 0.8, objectness: bool = True
+    ) -> None:
         initial_state = {"pos_grad": 0.0, "neg_grad": 0.0, "pos_neg_ratio": 100.0}
-        super().__init__(num_classes, num_classes + 1, initial_state)
+        super().__init__(num_classes, num_classes + objectness, initial_state)
         if alpha < 0:
             raise ValueError(f"alpha is {alpha}; it must not be negative.")
         if gamma <= 0:
@@ -44,40 +49,44 @@ class EqualizationLossV2(StatefulLoss):
         self.alpha = alpha
         self.gamma = gamma
         self.mu = mu
+        self.objectness = objectness
 
     def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
-        targets = foreground_one_hot(gt_classes, self.num_logits)  # background is a class like the others here
         positive, negative = self.class_weights(logits.dtype)
-        weight = torch.where(targets, positive, negative)
-        summed = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), weight, reduction="sum")
+        summed = weighted_sigmoid_sum(logits, gt_classes, positive, lambda classes: negative)
         if self.training:
-            sums = self._sum_gradients(logits.detach(), gt_classes, targets)
-            self._collect(sums * torch.stack([positive, negative]))
+            self._collect(self._sum_gradients(logits.detach(), gt_classes) * torch.stack([positive, negative]))
         return {"loss_cls": summed / max(len(gt_classes), 1)}
 
     def class_weights(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-        """Weights of positives and of negatives by the present gradient ratios, (K + 1,) each; the last is 1."""
+        """Weights of positives and of negatives by the present gradient ratios, (num_logits,) each; 1 of objectness."""
         mapped = torch.sigmoid(self.gamma * (self.pos_neg_ratio.to(dtype) - self.mu))
-        negative = F.pad(mapped, (0, 1), value=1.0)
+        negative = F.pad(mapped, (0, self.num_logits - self.num_classes), value=1.0)
         return 1 + self.alpha * (1 - negative), negative
 
     @staticmethod
-    def _sum_gradients(logits: Tensor, gt_classes: Tensor, targets: Tensor) -> Tensor:
-        """(2, K + 1) sums over RoIs of |σ(z) - y| over positives and over negatives."""
+    def _sum_gradients(logits: Tensor, gt_classes: Tensor) -> Tensor:
+        """(2, num_logits) sums over RoIs of |σ(z) - y| over positives and over negatives."""
+        own = own_column(gt_classes, logits)
         # σ(-z) is 1 - σ(z) with all its digits.
-        of_positives = torch.sigmoid(-logits.gather(1, gt_classes[:, None]))
-        of_negatives = torch.sigmoid(logits).masked_fill_(targets, 0)
-        return torch.stack([(targets * of_positives).sum(dim=0), of_negatives.sum(dim=0)])
+        of_own = torch.sigmoid(-logits.gather(1, own)).masked_fill_((gt_classes >= logits.shape[1])[:, None], 0)
+        positives = logits.new_zeros(logits.shape[1]).index_add_(0, own.squeeze(1), of_own.squeeze(1))
+        negatives = sum(set_own_column(z.sigmoid(), y, 0.0).sum(dim=0) for z, y in row_blocks(logits, gt_classes))
+        return torch.stack([positives, negatives])
 
     @torch.no_grad()
     def _collect(self, increments: Tensor) -> None:
-        positive, negative = sum_over_processes(increments[:, :-1].float().contiguous())
+        increments = sum_over_processes(increments[:, : self.num_classes].contiguous())
+        # A step with NaN or infinite logits is left out, on all processes: its sums would never get well again.
+        positive, negative = torch.where(increments.isfinite().all(), increments, 0)
         self.pos_grad += positive
         self.neg_grad += negative
         self.pos_neg_ratio.copy_(self.pos_grad / (self.neg_grad + 1e-10))
 
     def scores(self, logits: Tensor) -> Tensor:
         probabilities = at_least_float32(logits).sigmoid()
+        if not self.objectness:
+            return F.pad(probabilities, (0, 1))
         background = probabilities[:, -1:]
         return torch.cat([probabilities[:, :-1] * (1 - background), background], dim=1)
 

@@ -1,13 +1,15 @@
 """Seesaw Loss: Wang et al., CVPR 2021, arXiv 2008.10032."""
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eql_d2.losses.base import at_least_float32, foreground_one_hot
+from eql_d2.losses.base import at_least_float32
 from eql_d2.losses.distributed import sum_over_processes
+from eql_d2.losses.row_blocks import sum_over_rows
 from eql_d2.losses.stateful import StatefulLoss
 
 
@@ -23,11 +25,15 @@ class SeesawLoss(StatefulLoss):
     Logits: K classes, then foreground and background. The class term is over foreground RoIs, the objectness
     term over all; both are divided by the number of all RoIs.
 
+    Without the objectness branch (the ablation of the paper's table 8) the logits are K classes and background, in
+    one softmax over all RoIs; the factors act between foreground classes, and background suppresses all as usual.
+
     Args:
         num_classes: number K of foreground classes.
         p: strength of the mitigation, at least 0.
         q: strength of the compensation, at least 0.
         eps: smallest score of the true class in the compensation, in (0, 1).
+        objectness: False is the ablation without the objectness branch.
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
@@ -35,8 +41,10 @@ class SeesawLoss(StatefulLoss):
 
     cum_samples: Tensor
 
-    def __init__(self, num_classes: int, p: float = 0.8, q: float = 2.0, eps: float = 1e-2) -> None:
-        super().__init__(num_classes, num_classes + 2, {"cum_samples": 0.0})
+    def __init__(
+        self, num_classes: int, p: float = 0.8, q: float = 2.0, eps: float = 1e-2, objectness: bool = True
+    ) -> None:
+        super().__init__(num_classes, num_classes + (2 if objectness else 1), {"cum_samples": 0.0})
         for name, value in (("p", p), ("q", q)):
             if value < 0:
                 raise ValueError(f"{name} is {value}; it must not be negative.")
@@ -45,36 +53,49 @@ class SeesawLoss(StatefulLoss):
         self.p = p
         self.q = q
         self.eps = eps
+        self.objectness = objectness
 
     def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
         if self.training:
             self._count_samples(gt_classes)
+        # Taken now: the counts of a later step must not reach this step's backward pass.
+        log_counts = self.cum_samples.to(logits.dtype).clamp(min=1).log()
+        function = self._sums if self.objectness else self._sums_without_objectness
+        sums = sum_over_rows(partial(function, log_counts=log_counts), logits, gt_classes)
+        return dict(zip(("loss_cls", "loss_objectness"), sums / max(len(gt_classes), 1), strict=False))
+
+    def _sums(self, logits: Tensor, gt_classes: Tensor, log_counts: Tensor) -> Tensor:
         class_logits, objectness_logits = logits.split([self.num_classes, 2], dim=1)
-        adjusted = class_logits + self._log_seesaw_factors(class_logits.detach(), gt_classes)
-        rois = max(len(gt_classes), 1)
+        adjusted = class_logits + self._log_seesaw_factors(class_logits, gt_classes, log_counts)
         classes = F.cross_entropy(adjusted, gt_classes, ignore_index=self.num_classes, reduction="sum")
         is_background = (gt_classes == self.num_classes).long()
-        objectness = F.cross_entropy(objectness_logits, is_background, reduction="sum")
-        return {"loss_cls": classes / rois, "loss_objectness": objectness / rois}
+        return torch.stack([classes, F.cross_entropy(objectness_logits, is_background, reduction="sum")])
+
+    def _sums_without_objectness(self, logits: Tensor, gt_classes: Tensor, log_counts: Tensor) -> Tensor:
+        factors = self._log_seesaw_factors(logits[:, : self.num_classes], gt_classes, log_counts)
+        factors = factors.masked_fill((gt_classes == self.num_classes)[:, None], 0)
+        return F.cross_entropy(logits + F.pad(factors, (0, 1)), gt_classes, reduction="sum")[None]
 
     @torch.no_grad()
     def _count_samples(self, gt_classes: Tensor) -> None:
-        counts = foreground_one_hot(gt_classes, self.num_classes).sum(dim=0, dtype=torch.float32)
-        self.cum_samples += sum_over_processes(counts)
+        counts = self.cum_samples.new_zeros(self.num_classes + 1)
+        counts.index_add_(0, gt_classes, counts.new_ones(len(gt_classes)))
+        self.cum_samples += sum_over_processes(counts[:-1])
 
     @torch.no_grad()
-    def _log_seesaw_factors(self, class_logits: Tensor, gt_classes: Tensor) -> Tensor:
+    def _log_seesaw_factors(self, class_logits: Tensor, gt_classes: Tensor, log_counts: Tensor) -> Tensor:
         """(R, K) logarithms of S; 0 at the true class. Rows of background RoIs have no meaning."""
         own = gt_classes.clamp(max=self.num_classes - 1)[:, None]
-        log_counts = self.cum_samples.to(class_logits.dtype).clamp(min=1).log()
-        mitigation = (log_counts - log_counts[own]).clamp(max=0)
+        # In place where it can be: this is the hot path.
         log_scores = class_logits.log_softmax(dim=1)
-        log_own_score = log_scores.gather(1, own).clamp(min=math.log(self.eps))
-        compensation = (log_scores - log_own_score).clamp(min=0)
-        return self.p * mitigation + self.q * compensation
+        factors = log_scores.sub_(log_scores.gather(1, own).clamp_(min=math.log(self.eps))).clamp_(min=0).mul_(self.q)
+        return factors.add_((log_counts - log_counts[own]).clamp_(max=0), alpha=self.p)
 
     def scores(self, logits: Tensor) -> Tensor:
-        class_logits, objectness_logits = at_least_float32(logits).split([self.num_classes, 2], dim=1)
+        logits = at_least_float32(logits)
+        if not self.objectness:
+            return logits.softmax(dim=1)
+        class_logits, objectness_logits = logits.split([self.num_classes, 2], dim=1)
         foreground, background = objectness_logits.softmax(dim=1).split(1, dim=1)
         return torch.cat([class_logits.softmax(dim=1) * foreground, background], dim=1)
 

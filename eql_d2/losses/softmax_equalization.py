@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eql_d2.losses.base import ClassificationLoss, at_least_float32, foreground_one_hot
+from eql_d2.losses.base import ClassificationLoss, at_least_float32
 from eql_d2.losses.equalization import step_threshold
+from eql_d2.losses.row_blocks import sum_over_rows
 
 
 class SoftmaxEqualizationLoss(ClassificationLoss):
@@ -27,6 +28,8 @@ class SoftmaxEqualizationLoss(ClassificationLoss):
         ValueError: an argument is out of its range; the sentence names it.
     """
 
+    has_background = False
+
     def __init__(self, num_classes: int, class_frequencies: Tensor, lambda_: float, gamma: float = 0.9) -> None:
         super().__init__(num_classes, num_logits=num_classes)
         frequencies = torch.as_tensor(class_frequencies, dtype=torch.float64)
@@ -45,12 +48,17 @@ class SoftmaxEqualizationLoss(ClassificationLoss):
         self.register_buffer("is_tail", step_threshold(frequencies, lambda_).bool(), persistent=False)
 
     def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
+        dropped = ()
         if self.training:
-            drawn = torch.rand(logits.shape, device=logits.device) < self.gamma
-            dropped = drawn & self.is_tail & ~foreground_one_hot(gt_classes, self.num_classes)
+            drawn = torch.empty(logits.shape, dtype=torch.bool, device=logits.device).bernoulli_(self.gamma)
+            dropped = (drawn.logical_and_(self.is_tail).scatter_(1, gt_classes[:, None], False),)
+        return {"loss_cls": sum_over_rows(self._sum, logits, gt_classes, *dropped) / max(len(gt_classes), 1)}
+
+    @staticmethod
+    def _sum(logits: Tensor, gt_classes: Tensor, dropped: Tensor | None = None) -> Tensor:
+        if dropped is not None:
             logits = logits.masked_fill(dropped, -torch.inf)
-        summed = F.cross_entropy(logits, gt_classes, reduction="sum")
-        return {"loss_cls": summed / max(len(gt_classes), 1)}
+        return F.cross_entropy(logits, gt_classes, reduction="sum")
 
     def scores(self, logits: Tensor) -> Tensor:
         """Softmax of (R, K) logits: (R, K) scores, without a column for background."""

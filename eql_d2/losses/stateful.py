@@ -13,8 +13,8 @@ from eql_d2.losses.base import ClassificationLoss
 class StatefulLoss(ClassificationLoss):
     """A loss with (K,) numbers per class that it collects in training mode and that checkpoints keep.
 
-    They are persistent buffers and stay float32 whatever the module is cast to: half precision cannot hold
-    sums over a training run. A checkpoint without them (of a training without this loss) starts them afresh
+    They are persistent buffers in float32, or in float64 where the module is cast to that. A cast to half precision,
+    which cannot hold sums over a training run, leaves them in float32. A checkpoint without them (of a training without this loss) starts them afresh
     with a warning, also in strict mode.
 
     Args:
@@ -34,8 +34,8 @@ class StatefulLoss(ClassificationLoss):
         super()._apply(fn, recurse)
         for name, state in before.items():
             moved = getattr(self, name)
-            if moved.dtype != state.dtype:
-                setattr(self, name, state.to(moved.device))
+            if moved.dtype in (torch.float16, torch.bfloat16):
+                setattr(self, name, state.to(moved.device, torch.float32))
         return self
 
     def _load_from_state_dict(

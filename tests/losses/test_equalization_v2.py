@@ -142,3 +142,16 @@ def test_initial_bias_is_the_prior_also_for_the_last_logit():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         EqualizationLossV2(3, **arguments)
+
+
+def test_without_objectness_it_is_the_loss_of_the_first_k_columns():
+    with_it, without = EqualizationLossV2(K).double(), EqualizationLossV2(K, objectness=False).double()
+    for logits, gt_classes in make_batches(4):
+        difference = with_it(logits, gt_classes)["loss_cls"] - without(logits[:, :K], gt_classes)["loss_cls"]
+        is_background = (gt_classes == K).double()
+        column = torch.nn.functional.binary_cross_entropy_with_logits(logits[:, K], is_background)
+        torch.testing.assert_close(difference, column)
+    for name, value in without.state_dict().items():
+        torch.testing.assert_close(value, with_it.state_dict()[name])
+    expected = torch.tensor([[0.25, 0.5, 0.5, 0.5, 0.5, 0.0]])
+    torch.testing.assert_close(without.float().scores(torch.tensor([[-math.log(3), 0, 0, 0, 0]])), expected)

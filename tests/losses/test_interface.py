@@ -25,8 +25,10 @@ LOSSES = {
     "eql": lambda: EqualizationLoss(K, FREQUENCIES),
     "eql_gompertz": lambda: EqualizationLoss(K, FREQUENCIES, threshold="gompertz"),
     "eqlv2": lambda: EqualizationLossV2(K),
+    "eqlv2_without_objectness": lambda: EqualizationLossV2(K, objectness=False),
     "seesaw": lambda: SeesawLoss(K),
     "seesaw_mitigation_only": lambda: SeesawLoss(K, q=0),
+    "seesaw_without_objectness": lambda: SeesawLoss(K, q=0, objectness=False),
     "bags": lambda: BalancedGroupSoftmax(K, INSTANCE_COUNTS, others_ratio=1.0),
     "seql": lambda: SoftmaxEqualizationLoss(K, FREQUENCIES, lambda_=0.0015),
 }
@@ -43,15 +45,10 @@ def loss(name) -> ClassificationLoss:
 
 
 @pytest.fixture
-def has_background(name) -> bool:
-    return name != "seql"
-
-
-@pytest.fixture
-def batch(loss, has_background):
+def batch(loss):
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(9, loss.num_logits, generator=generator) * 3
-    return logits, torch.tensor([0, 1, 2, 3, 4, 5] + [K if has_background else 0] * 3)
+    return logits, torch.tensor([0, 1, 2, 3, 4, 5] + [K if loss.has_background else 0] * 3)
 
 
 def compute(loss, logits, gt_classes):
@@ -111,8 +108,8 @@ def test_no_roi_gives_a_zero_that_back_propagates(loss):
     assert logits.grad.shape == logits.shape
 
 
-def test_only_background(loss, batch, has_background):
-    if not has_background:
+def test_only_background(loss, batch):
+    if not loss.has_background:
         pytest.skip("the loss has no background")
     logits = batch[0].requires_grad_()
     total = sum(loss(logits, torch.full((9,), K)).values())
@@ -139,11 +136,11 @@ def test_extreme_logits_are_finite(loss, batch, magnitude):
     assert all(buffer.isfinite().all() for buffer in loss.buffers())
 
 
-def test_scores(loss, batch, has_background):
+def test_scores(loss, batch):
     logits = batch[0]
     before = logits.clone()
     scores = loss.scores(logits)
-    columns = K + 1 if has_background else K
+    columns = K + 1 if loss.has_background else K
     assert torch.equal(logits, before)
     assert scores.shape == (9, columns)
     assert ((scores >= 0) & (scores <= 1)).all()
@@ -159,6 +156,21 @@ def test_inputs_are_left_alone(loss, batch):
 def test_wrong_width_is_named(loss):
     with pytest.raises(ValueError, match=rf"needs logits of shape \(2, {loss.num_logits}\), got \(2, 3\)"):
         loss(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("wrong", [-1, K + 1])
+def test_a_class_out_of_range_is_named(loss, wrong):
+    last = K if loss.has_background else K - 1
+    with pytest.raises(ValueError, match=rf"gt_classes has the class {wrong}; it must lie in \[0, {last}\]"):
+        loss(torch.zeros(2, loss.num_logits), torch.tensor([0, wrong]))
+
+
+def test_nan_logits_give_a_nan_loss_and_leave_the_state_finite(loss, batch):
+    loss(*batch)
+    logits = batch[0].clone()
+    logits[2, 0] = torch.nan
+    assert not sum(loss(logits, batch[1]).values()).isfinite()
+    assert all(buffer.isfinite().all() for buffer in loss.buffers())
 
 
 def test_initial_bias_fits(loss):
@@ -199,7 +211,7 @@ def test_state_dict_round_trip(name, loss, batch):
     state = loss.state_dict()
     # Buffers that follow from the config must not come back from a checkpoint of another config.
     collected = {"eqlv2": {"pos_grad", "neg_grad", "pos_neg_ratio"}, "seesaw": {"cum_samples"}}
-    assert set(state) == collected.get(name.removesuffix("_mitigation_only"), set())
+    assert set(state) == collected.get(name.split("_")[0], set())
     fresh = LOSSES[name]()
     fresh.load_state_dict(copy.deepcopy(state))
     for key, value in fresh.state_dict().items():

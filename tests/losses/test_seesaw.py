@@ -167,6 +167,25 @@ def test_scores():
     assert SeesawLoss(2).scores(torch.randn(7, 4)).sum(dim=1).tolist() == pytest.approx([1] * 7)
 
 
+def test_without_objectness_by_hand():
+    # Two foreground classes of 4 and 1 samples, uniform scores: only the mitigation of class 1 in row 0 acts.
+    loss = SeesawLoss(2, p=1.0, q=1.0, objectness=False)
+    loss.cum_samples.copy_(torch.tensor([3.0, 0.0]))
+    values = loss(torch.zeros(3, 3), torch.tensor([0, 1, 2]))
+    expected = (math.log(1 + 1 / 4 + 1) + math.log(3) + math.log(3)) / 3
+    assert set(values) == {"loss_cls"}
+    assert values["loss_cls"].item() == pytest.approx(expected)
+    torch.testing.assert_close(loss.scores(torch.zeros(1, 3)), torch.full((1, 3), 1 / 3))
+
+
+def test_without_objectness_the_compensation_leaves_background_out():
+    loss = SeesawLoss(2, p=0.0, q=1.0, objectness=False)
+    z = torch.log(torch.tensor([[0.2, 0.4, 0.4], [0.2, 0.4, 0.4]]))
+    value = loss(z, torch.tensor([0, 2]))["loss_cls"].item()
+    # Row 0: class 1 is twice as likely as the true class, so its term is doubled; background's is not.
+    assert value == pytest.approx((-math.log(0.2 / (0.2 + 0.8 + 0.4)) - math.log(0.4)) / 2, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [({"p": -0.1}, "p is -0.1"), ({"q": -1}, "q is -1"), ({"eps": 0}, "eps is 0"), ({"eps": 1.0}, "eps is 1.0")],

@@ -127,6 +127,18 @@ def test_the_state_stays_float32_in_a_cast_model(trained, cast):
         assert torch.equal(value, before[key])
 
 
+def test_a_double_module_collects_in_float64(trained):
+    trained.double()
+    loss, other = trained, copy.deepcopy(trained).float()
+    logits, gt_classes, _ = next(make_steps(trained))
+    loss(logits.double(), gt_classes)
+    other(logits, gt_classes)
+    for name, value in loss.state_dict().items():
+        assert value.dtype == torch.float64
+        assert other.state_dict()[name].dtype == torch.float32
+        torch.testing.assert_close(other.state_dict()[name].double(), value, rtol=1e-5, atol=1e-5)
+
+
 def test_the_state_moves_with_the_module(trained):
     assert all(buffer.is_meta for buffer in trained.to("meta").buffers())
 

@@ -1,0 +1,112 @@
+"""Weighted binary cross-entropy of one sigmoid a class: the core of EQL, EQLv2 and their baseline."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eql_d2.losses.base import ClassificationLoss, at_least_float32, prior_bias
+from eql_d2.losses.row_blocks import row_blocks
+
+NegativeWeights = Callable[..., Tensor]
+"""Weights of a block of rows, from its classes and further labels: (rows, columns) or what broadcasts to it."""
+
+
+class SigmoidLoss(ClassificationLoss):
+    """K logits, none for background: a background RoI is a negative of every class."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes, num_logits=num_classes)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        foreground = at_least_float32(logits).sigmoid()
+        return torch.cat([foreground, foreground.new_zeros(len(foreground), 1)], dim=1)
+
+    def initial_bias(self, prior_prob: float = 0.001) -> Tensor:
+        return torch.full((self.num_logits,), prior_bias(prior_prob))
+
+
+def weighted_sigmoid_sum(
+    logits: Tensor,
+    gt_classes: Tensor,
+    positive_weights: Tensor,
+    negative_weights: NegativeWeights,
+    *per_row: Tensor,
+) -> Tensor:
+    """Sum of the binary cross-entropies of all RoIs and columns, each with a weight.
+
+    A positive (an RoI's own column) costs log(1 + e^-z), a negative log(1 + e^z).
+
+    Args:
+        logits: (R, columns).
+        gt_classes: (R,); a class beyond the columns (background without a logit) is a row of negatives.
+        positive_weights: (columns,).
+        negative_weights: of a block of ``gt_classes`` and of each of ``per_row``; must not change between the
+            forward and the backward pass.
+        per_row: further tensors with R rows.
+
+    Returns:
+        A scalar.
+    """
+    if torch.compiler.is_compiling():
+        return _weighted_terms(logits, gt_classes, positive_weights, negative_weights(gt_classes, *per_row)).sum()
+    return _WeightedSigmoidSum.apply(negative_weights, positive_weights, logits, gt_classes, *per_row)
+
+
+class _WeightedSigmoidSum(torch.autograd.Function):
+    """The backward pass by formula needs no logarithm, and writes the gradient in place."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        negative_weights: NegativeWeights,
+        positive_weights: Tensor,
+        logits: Tensor,
+        gt_classes: Tensor,
+        *per_row: Tensor,
+    ) -> Tensor:
+        ctx.negative_weights = negative_weights
+        ctx.save_for_backward(positive_weights, logits, gt_classes, *per_row)
+        return sum(
+            _weighted_terms(z, y, positive_weights, negative_weights(y, *others)).sum()
+            for z, y, *others in row_blocks(logits, gt_classes, *per_row)
+        )
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_sum: Tensor) -> tuple[Tensor | None, ...]:
+        positive_weights, logits, *per_row = ctx.saved_tensors
+        grad_logits = torch.empty_like(logits)
+        for grad, z, y, *others in row_blocks(grad_logits, logits, *per_row):
+            torch.sigmoid(z, out=grad).mul_(ctx.negative_weights(y, *others) * grad_sum)
+            own = own_column(y, z)
+            set_own_column(grad, y, -torch.sigmoid(-z.gather(1, own)) * positive_weights[own] * grad_sum)
+        return None, None, grad_logits, *(None for _ in per_row)
+
+
+def _weighted_terms(logits: Tensor, gt_classes: Tensor, positive_weights: Tensor, negative_weights: Tensor) -> Tensor:
+    terms = softplus(logits) * negative_weights
+    own = own_column(gt_classes, logits)
+    return set_own_column(terms, gt_classes, softplus(-logits.gather(1, own)) * positive_weights[own])
+
+
+def own_column(gt_classes: Tensor, columns: Tensor) -> Tensor:
+    """Each RoI's own column (R, 1); the last one where it has none."""
+    return gt_classes.clamp(max=columns.shape[1] - 1)[:, None]
+
+
+def set_own_column(columns: Tensor, gt_classes: Tensor, values: Tensor | float) -> Tensor:
+    """Write (R, 1) values, in place, to each RoI's own column of (R, columns), where it has one."""
+    own = own_column(gt_classes, columns)
+    has_own = (gt_classes < columns.shape[1])[:, None]
+    return columns.scatter_(1, own, torch.where(has_own, values, columns.gather(1, own)))
+
+
+def softplus(logits: Tensor) -> Tensor:
+    """log(1 + e^z); as PyTorch's, whose CPU code is ten times slower. Eager, it has no gradient."""
+    if torch.compiler.is_compiling():
+        return F.softplus(logits, threshold=50)
+    # max(z, 0) + log(1 + e^-|z|), and 1 / (1 + e^-|z|) is the sigmoid of |z|.
+    return logits.clamp(min=0).sub_(logits.abs().sigmoid_().log_())
