@@ -81,7 +81,9 @@ class EqualizationLossV2(StatefulLoss):
         positive, negative = torch.where(increments.isfinite().all(), increments, 0)
         self.pos_grad += positive
         self.neg_grad += negative
-        self.pos_neg_ratio.copy_(self.pos_grad / (self.neg_grad + 1e-10))
+        # A new tensor: of one changed in place, torch.compile's backward pass may read the later values
+        # (pytorch/pytorch#197039).
+        self.pos_neg_ratio = self.pos_grad / (self.neg_grad + 1e-10)
 
     def scores(self, logits: Tensor) -> Tensor:
         probabilities = at_least_float32(logits).sigmoid()
