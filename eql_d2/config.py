@@ -21,8 +21,15 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # Cosine similarity in the classifier (Seesaw Loss's NormedLinear), and its temperature.
     cfg.MODEL.ROI_BOX_HEAD.NORMED_CLASSIFIER = False
     cfg.MODEL.ROI_BOX_HEAD.TEMPERATURE = 20.0
+    # A learned scale a class on top of the classifier (LWS): the parameter cls_score.scale.
+    cfg.MODEL.ROI_BOX_HEAD.SCALED_CLASSIFIER = False
+    # What a Cascade averages over its stages: "probability" (Detectron2) or "logit" (mmdetection).
+    cfg.MODEL.ROI_BOX_CASCADE_HEAD.SCORE_AVERAGE = "probability"
     # Temperature of MODEL.ROI_MASK_HEAD.NAME NormedMaskRCNNConvUpsampleHead (normalized mask prediction).
     cfg.MODEL.ROI_MASK_HEAD.TEMPERATURE = 20.0
+
+    # Shell-style name patterns of tensors that are not taken from MODEL.WEIGHTS, e.g. the classifier in cRT.
+    cfg.MODEL.WEIGHTS_EXCLUDE = ()
 
     cfg.MODEL.LONG_TAIL = CfgNode()
     # Share of each class that a sigmoid classifier predicts at the start of training.
@@ -79,6 +86,9 @@ def _add_engine_keys(cfg: CfgNode) -> None:
     cfg.ENGINE.IMPORT = ()
     # OpenMP threads of each training process on a CPU; 0 leaves PyTorch's choice.
     cfg.ENGINE.CPU_THREADS = 0
+
+    # Shell-style name patterns of the parameters that train, e.g. "roi_heads.box_predictor*.cls_score.*"; empty: all.
+    cfg.SOLVER.TRAINABLE = ()
 
     # What computes LVIS metrics: "hotcoco" (compiled) or "lvis" (the official package, slow; same numbers).
     cfg.TEST.LVIS_ENGINE = "hotcoco"
