@@ -84,12 +84,17 @@ def _add_engine_keys(cfg: CfgNode) -> None:
     # Python modules to import before anything is built, e.g. ("my_losses",) with the user's own box predictor;
     # found as usual, or in the current folder.
     cfg.ENGINE.IMPORT = ()
+    # Iterations between two logs of what a method balances: each class's gradients and loss state. 0: never.
+    cfg.ENGINE.WATCH_PERIOD = 100
     # OpenMP threads of each training process on a CPU; 0 leaves PyTorch's choice.
     cfg.ENGINE.CPU_THREADS = 0
 
     # Shell-style name patterns of the parameters that train, e.g. "roi_heads.box_predictor*.cls_score.*"; empty: all.
     cfg.SOLVER.TRAINABLE = ()
 
+    # Calibration of the trained classifier: tau of tau-normalisation and gamma of NorCal; 0 switches them off.
+    cfg.TEST.TAU_NORM = 0.0
+    cfg.TEST.NORCAL_GAMMA = 0.0
     # What computes LVIS metrics: "hotcoco" (compiled) or "lvis" (the official package, slow; same numbers).
     cfg.TEST.LVIS_ENGINE = "hotcoco"
 

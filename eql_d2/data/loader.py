@@ -19,8 +19,9 @@ from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
 from PIL import UnidentifiedImageError
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from eql_d2.data.samplers import ClassAwareTrainingSampler, images_by_class
 from eql_d2.errors import UserError
 
 DatasetDict = dict[str, Any]
@@ -169,7 +170,8 @@ def build_train_loader(cfg: CfgNode, seed: int, mapper: Callable | None = None) 
     """Build the training loader of this process.
 
     Args:
-        cfg: full config; ``DATALOADER.SAMPLER_TRAIN`` is TrainingSampler or RepeatFactorTrainingSampler.
+        cfg: full config; ``DATALOADER.SAMPLER_TRAIN`` is TrainingSampler, RepeatFactorTrainingSampler or
+            ClassAwareTrainingSampler.
         seed: seed of the run, the same on all processes.
         mapper: replaces Detectron2's mapper.
 
@@ -202,7 +204,7 @@ def build_train_loader(cfg: CfgNode, seed: int, mapper: Callable | None = None) 
     return TrainLoader(dataset, batches, cfg.DATALOADER.NUM_WORKERS)
 
 
-def _build_sampler(cfg: CfgNode, dicts: list[DatasetDict], seed: int) -> TrainingSampler | RepeatFactorTrainingSampler:
+def _build_sampler(cfg: CfgNode, dicts: list[DatasetDict], seed: int) -> Sampler:
     name = cfg.DATALOADER.SAMPLER_TRAIN
     if name == "TrainingSampler":
         return TrainingSampler(len(dicts), seed=seed)
@@ -211,7 +213,12 @@ def _build_sampler(cfg: CfgNode, dicts: list[DatasetDict], seed: int) -> Trainin
             dicts, cfg.DATALOADER.REPEAT_THRESHOLD
         )
         return RepeatFactorTrainingSampler(repeat_factors, seed=seed)
-    raise UserError(f"DATALOADER.SAMPLER_TRAIN is {name!r}; it must be TrainingSampler or RepeatFactorTrainingSampler.")
+    if name == "ClassAwareTrainingSampler":
+        return ClassAwareTrainingSampler(images_by_class(dicts), seed=seed)
+    raise UserError(
+        f"DATALOADER.SAMPLER_TRAIN is {name!r}; it must be TrainingSampler, RepeatFactorTrainingSampler or "
+        "ClassAwareTrainingSampler."
+    )
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:

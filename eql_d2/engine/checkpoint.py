@@ -2,6 +2,8 @@
 
 import os
 import pickle
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,14 @@ class AtomicCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, writing to a side file that takes the real name once it is on disk.
 
     A full disk or a killed process leaves the last good checkpoint, and ``last_checkpoint`` naming it.
+
+    Attributes:
+        exclude: shell-style name patterns of tensors that are not loaded.
+        misfits: after loading, the model's tensors that did not come from the file, and why.
     """
+
+    exclude: Sequence[str] = ()
+    misfits: dict[str, str] = {}
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Save model and trainer as ``<save_dir>/<name>.pth``.
@@ -56,6 +65,15 @@ class AtomicCheckpointer(DetectionCheckpointer):
             return super().load(path, *args, **kwargs)
         except (AssertionError, OSError) as error:  # Detectron2 asserts that the file exists
             raise UserError(f"Weights {path} cannot be read ({error}); check MODEL.WEIGHTS and the network.") from None
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        excluded = {name for name in checkpoint["model"] if any(fnmatchcase(name, p) for p in self.exclude)}
+        checkpoint["model"] = {name: value for name, value in checkpoint["model"].items() if name not in excluded}
+        result = super()._load_model(checkpoint)
+        self.misfits = dict.fromkeys(result.missing_keys, "not in the file")
+        self.misfits |= {name: "excluded by MODEL.WEIGHTS_EXCLUDE" for name in self.misfits if name in excluded}
+        self.misfits |= {name: f"shape {file}, not {model}" for name, file, model in result.incorrect_shapes}
+        return result
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         try:

@@ -18,6 +18,13 @@ from torch import nn
 
 from eql_d2.data.loader import TrainLoader, build_test_loader, build_train_loader, derived_seed
 from eql_d2.engine.checkpoint import AtomicCheckpointer, check_run_folder
+from eql_d2.engine.class_watch import WatchClasses
+from eql_d2.engine.partial_training import (
+    FreezeBatchNorm,
+    check_frozen_are_loaded,
+    describe_misfits,
+    freeze_all_but,
+)
 from eql_d2.errors import UserError
 from eql_d2.evaluation import LVISEvaluator
 
@@ -39,6 +46,7 @@ class LongTailTrainer(DefaultTrainer):
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed() % 2**31
         torch.manual_seed(self.seed)  # the same initial weights on all processes, whatever came before
         model = self.build_model(cfg)
+        freeze_all_but(model, cfg.SOLVER.TRAINABLE)
         optimizer = self.build_optimizer(cfg, model)
         step_class = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
         self._trainer = step_class(wrap_for_processes(model), self.build_train_loader(cfg, self.seed), optimizer)
@@ -94,17 +102,42 @@ class LongTailTrainer(DefaultTrainer):
             resume: take the last checkpoint of ``OUTPUT_DIR`` instead.
 
         Raises:
-            UserError: the weights are missing or broken.
+            UserError: the weights are missing, broken, or of another model.
         """
         model = cls.build_model(cfg)
         if resume:
             check_run_folder(cfg.OUTPUT_DIR, resume)
-        AtomicCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        if checkpointer.misfits:
+            raise UserError(
+                f"Weights {cfg.MODEL.WEIGHTS} do not fit the model: {describe_misfits(checkpointer.misfits)}; "
+                "evaluate with the config of their training."
+            )
         return model
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Detectron2's hooks, after the one that seeds each step."""
-        return [SeedEachStep(), *super().build_hooks()]
+        """Detectron2's hooks, after this project's."""
+        hooks = [SeedEachStep()]
+        if self.cfg.SOLVER.TRAINABLE:
+            hooks.append(FreezeBatchNorm())
+        if self.cfg.ENGINE.WATCH_PERIOD > 0:
+            hooks.append(WatchClasses(self.cfg))
+        return [*hooks, *super().build_hooks()]
+
+    def run_step(self) -> None:
+        """One training step.
+
+        Raises:
+            UserError: a loss is infinite or NaN; the sentence names the iteration.
+        """
+        try:
+            super().run_step()
+        except FloatingPointError as error:
+            raise UserError(
+                f"{' '.join(str(error).split())}; lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS or set "
+                "SOLVER.CLIP_GRADIENTS.ENABLED True."
+            ) from None
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Continue from the last checkpoint, or start from ``MODEL.WEIGHTS``.
@@ -116,7 +149,10 @@ class LongTailTrainer(DefaultTrainer):
             UserError: there is nothing to resume, or there is a run that a new one would overwrite.
         """
         check_run_folder(self.cfg.OUTPUT_DIR, resume)
+        self.checkpointer.exclude = () if resume else self.cfg.MODEL.WEIGHTS_EXCLUDE
         super().resume_or_load(resume)
+        if self.cfg.SOLVER.TRAINABLE and not resume:
+            check_frozen_are_loaded(self.checkpointer.model, self.checkpointer, self.cfg.MODEL.WEIGHTS)
         self.data_loader.start_iteration = self.start_iter
 
     def state_dict(self) -> dict[str, Any]:

@@ -73,6 +73,10 @@ class BalancedGroupSoftmax(ClassificationLoss):
         self.register_buffer("logit_of_class", logit_of_class, persistent=False)
         self.register_buffer("target_logit", target_logit, persistent=False)
 
+    @property
+    def class_columns(self) -> Tensor:
+        return self.logit_of_class[:-1]
+
     def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
         in_use = self.choose_rois(gt_classes).to(logits.dtype)
         weights = in_use / in_use.sum(dim=0).clamp(min=1)
@@ -100,7 +104,7 @@ class BalancedGroupSoftmax(ClassificationLoss):
         parts = at_least_float32(logits).split(self.group_sizes, dim=1)
         probabilities = torch.cat([part.softmax(dim=1) for part in parts], dim=1)
         foreground, background = probabilities[:, -2:].split(1, dim=1)
-        classes = probabilities.index_select(1, self.logit_of_class[:-1])
+        classes = probabilities.index_select(1, self.class_columns)
         return torch.cat([classes * foreground, background], dim=1)
 
     def extra_repr(self) -> str:

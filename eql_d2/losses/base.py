@@ -23,6 +23,8 @@ class ClassificationLoss(nn.Module):
 
     has_background = True
     """Whether there is a class K; only losses for image classification are without it."""
+    exclusive = True
+    """Whether a RoI's scores are one distribution over classes and background; False of independent sigmoids."""
 
     def __init__(self, num_classes: int, num_logits: int) -> None:
         super().__init__()
@@ -76,6 +78,11 @@ class ClassificationLoss(nn.Module):
             (R, K + 1) scores in [0, 1], background last.
         """
         raise NotImplementedError
+
+    @property
+    def class_columns(self) -> Tensor:
+        """(K,) column of the logits that belongs to each foreground class."""
+        return torch.arange(self.num_classes)
 
     def initial_bias(self, prior_prob: float = 0.001) -> Tensor:
         """The classifier's bias at the start of training.

@@ -33,6 +33,7 @@ class EqualizationLossV2(StatefulLoss):
         ValueError: an argument is out of its range; the sentence names it.
     """
 
+    exclusive = False
     pos_grad: Tensor
     neg_grad: Tensor
     pos_neg_ratio: Tensor

@@ -17,6 +17,8 @@ NegativeWeights = Callable[..., Tensor]
 class SigmoidLoss(ClassificationLoss):
     """K logits, none for background: a background RoI is a negative of every class."""
 
+    exclusive = False
+
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes, num_logits=num_classes)
 

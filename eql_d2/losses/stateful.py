@@ -14,8 +14,8 @@ class StatefulLoss(ClassificationLoss):
     """A loss with (K,) numbers per class that it collects in training mode and that checkpoints keep.
 
     They are persistent buffers in float32, or in float64 where the module is cast to that. A cast to half precision,
-    which cannot hold sums over a training run, leaves them in float32. A checkpoint without them (of a training without this loss) starts them afresh
-    with a warning, also in strict mode.
+    which cannot hold sums over a training run, leaves them in float32. A checkpoint without them (of a training
+    without this loss) starts them afresh with a warning, also in strict mode.
 
     Args:
         num_classes: number K of foreground classes.

@@ -6,16 +6,31 @@ from eql_d2.modeling.box_predictor import (
     build_box_predictor,
 )
 from eql_d2.modeling.mask_head import NormedMaskRCNNConvUpsampleHead
-from eql_d2.modeling.normed_layers import NormedConv2d, NormedLinear
+from eql_d2.modeling.methods import (
+    BAGSPredictor,
+    EQLPredictor,
+    EQLv2Predictor,
+    SeesawPredictor,
+    SigmoidPredictor,
+    SoftmaxPredictor,
+)
+from eql_d2.modeling.normed_layers import NormedConv2d, NormedLinear, ScaledLinear
 from eql_d2.modeling.roi_heads import LongTailCascadeROIHeads, LongTailROIHeads
 
 __all__ = [
     "BOX_PREDICTOR_REGISTRY",
+    "BAGSPredictor",
+    "EQLPredictor",
+    "EQLv2Predictor",
     "LongTailCascadeROIHeads",
     "LongTailPredictor",
     "LongTailROIHeads",
     "NormedConv2d",
     "NormedLinear",
     "NormedMaskRCNNConvUpsampleHead",
+    "ScaledLinear",
+    "SeesawPredictor",
+    "SigmoidPredictor",
+    "SoftmaxPredictor",
     "build_box_predictor",
 ]

@@ -1,4 +1,4 @@
-"""The box predictor that any classification loss plugs into, and the registry of its variants."""
+"""The box predictor that any classification loss plugs into, and the registry of its methods."""
 
 import inspect
 from collections.abc import Sequence
@@ -15,17 +15,11 @@ from torch import Tensor, nn
 
 from eql_d2.data.categories import category_counts
 from eql_d2.errors import UserError
-from eql_d2.losses import (
-    BalancedGroupSoftmax,
-    ClassificationLoss,
-    EqualizationLoss,
-    EqualizationLossV2,
-    SeesawLoss,
-    SigmoidCrossEntropy,
-    SoftmaxCrossEntropy,
-)
+from eql_d2.losses import ClassificationLoss
+from eql_d2.modeling.calibration import Calibration
+from eql_d2.modeling.gradient_sums import GradientSums
 from eql_d2.modeling.inference import fast_rcnn_inference
-from eql_d2.modeling.normed_layers import NormedLinear
+from eql_d2.modeling.normed_layers import NormedLinear, ScaledLinear
 
 BOX_PREDICTOR_REGISTRY = Registry("BOX_PREDICTOR")
 """Box predictors by the names that ``MODEL.ROI_BOX_HEAD.PREDICTOR`` takes."""
@@ -43,6 +37,8 @@ class LongTailPredictor(FastRCNNOutputLayers):
         prior_prob: see ``MODEL.LONG_TAIL.PRIOR_PROB``.
         normed_classifier: whether the classifier is a :class:`NormedLinear`.
         temperature: of the normed classifier.
+        scaled_classifier: whether the classifier is a :class:`ScaledLinear`.
+        calibration: arguments of :class:`Calibration`.
         kwargs: arguments of :class:`FastRCNNOutputLayers`.
     """
 
@@ -58,6 +54,8 @@ class LongTailPredictor(FastRCNNOutputLayers):
         prior_prob: float = 0.001,
         normed_classifier: bool = False,
         temperature: float = 20.0,
+        scaled_classifier: bool = False,
+        calibration: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(input_shape, **kwargs)
@@ -65,11 +63,13 @@ class LongTailPredictor(FastRCNNOutputLayers):
         if normed_classifier:
             self.cls_score = NormedLinear(in_features, loss.num_logits, temperature)
         else:
-            self.cls_score = nn.Linear(in_features, loss.num_logits)
+            self.cls_score = (ScaledLinear if scaled_classifier else nn.Linear)(in_features, loss.num_logits)
         nn.init.normal_(self.cls_score.weight, std=0.01)
         with torch.no_grad():
             self.cls_score.bias.copy_(loss.initial_bias(prior_prob))
         self.loss = loss
+        self.calibration = Calibration(loss, **(calibration or {}))
+        self.gradient_sums: GradientSums | None = None  # see the hook WatchClasses
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
@@ -78,6 +78,12 @@ class LongTailPredictor(FastRCNNOutputLayers):
         arguments["prior_prob"] = cfg.MODEL.LONG_TAIL.PRIOR_PROB
         arguments["normed_classifier"] = cfg.MODEL.ROI_BOX_HEAD.NORMED_CLASSIFIER
         arguments["temperature"] = cfg.MODEL.ROI_BOX_HEAD.TEMPERATURE
+        arguments["scaled_classifier"] = cfg.MODEL.ROI_BOX_HEAD.SCALED_CLASSIFIER
+        if cfg.MODEL.ROI_BOX_HEAD.NORMED_CLASSIFIER and cfg.MODEL.ROI_BOX_HEAD.SCALED_CLASSIFIER:
+            raise UserError("MODEL.ROI_BOX_HEAD has both NORMED_CLASSIFIER and SCALED_CLASSIFIER; set one to False.")
+        arguments["calibration"] = {"tau_norm": cfg.TEST.TAU_NORM, "norcal_gamma": cfg.TEST.NORCAL_GAMMA}
+        if cfg.TEST.NORCAL_GAMMA:
+            arguments["calibration"]["image_counts"] = torch.tensor(category_counts(cfg).image_counts)
         return arguments
 
     def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
@@ -97,14 +103,23 @@ class LongTailPredictor(FastRCNNOutputLayers):
         # An image without ground truth has background proposals only, whose boxes are never regressed.
         gt_boxes = cat([(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals])
         losses = self.loss(logits, gt_classes)
+        if self.gradient_sums is not None and logits.requires_grad:
+            self.gradient_sums.watch(logits, gt_classes)
         losses["loss_box_reg"] = self.box_reg_loss(proposal_boxes, gt_boxes, deltas, gt_classes)
         self.log_accuracy(logits, gt_classes)
         return {name: value * self.loss_weight.get(name, 1.0) for name, value in losses.items()}
 
     def predict_probs(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> tuple[Tensor, ...]:
         """Scores of each image's proposals: tensors of shape (Ri, K + 1), background last."""
-        logits, _ = predictions
-        return self.loss.scores(logits).split([len(p) for p in proposals])
+        return self.scores(self.test_logits(predictions)).split([len(p) for p in proposals])
+
+    def test_logits(self, predictions: tuple[Tensor, Tensor]) -> Tensor:
+        """The calibrated logits (R, num_logits) of some predictions."""
+        return self.calibration.logits(predictions[0], self.cls_score)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Calibrated scores (R, K + 1), background last, of :meth:`test_logits`."""
+        return self.calibration.scores(self.loss.scores(logits))
 
     def inference(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
@@ -183,49 +198,3 @@ def build_box_predictor(cfg: CfgNode, input_shape: ShapeSpec, **kwargs: Any) -> 
         known = ", ".join(sorted(registered for registered, _ in BOX_PREDICTOR_REGISTRY))
         raise UserError(f"MODEL.ROI_BOX_HEAD.PREDICTOR is {name!r}; it must be one of {known}.")
     return BOX_PREDICTOR_REGISTRY.get(name)(cfg, input_shape, **kwargs)
-
-
-@BOX_PREDICTOR_REGISTRY.register()
-class SoftmaxPredictor(LongTailPredictor):
-    """Softmax cross-entropy, the baseline."""
-
-    loss_class = SoftmaxCrossEntropy
-
-
-@BOX_PREDICTOR_REGISTRY.register()
-class SigmoidPredictor(LongTailPredictor):
-    """Sigmoid cross-entropy, EQL's baseline."""
-
-    loss_class = SigmoidCrossEntropy
-
-
-@BOX_PREDICTOR_REGISTRY.register()
-class EQLPredictor(LongTailPredictor):
-    """Equalization Loss."""
-
-    loss_class = EqualizationLoss
-    config_node = "EQL"
-
-
-@BOX_PREDICTOR_REGISTRY.register()
-class EQLv2Predictor(LongTailPredictor):
-    """Equalization Loss v2."""
-
-    loss_class = EqualizationLossV2
-    config_node = "EQLV2"
-
-
-@BOX_PREDICTOR_REGISTRY.register()
-class SeesawPredictor(LongTailPredictor):
-    """Seesaw Loss."""
-
-    loss_class = SeesawLoss
-    config_node = "SEESAW"
-
-
-@BOX_PREDICTOR_REGISTRY.register()
-class BAGSPredictor(LongTailPredictor):
-    """Balanced Group Softmax."""
-
-    loss_class = BalancedGroupSoftmax
-    config_node = "BAGS"

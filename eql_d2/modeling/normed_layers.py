@@ -1,5 +1,6 @@
-"""Layers of cosine similarity: Seesaw Loss, Wang et al., CVPR 2021, arXiv 2008.10032."""
+"""Classifiers with constrained weights: cosine similarity (Seesaw Loss), learned scales (LWS)."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -11,7 +12,8 @@ NORM_EPSILON = 1e-6
 class NormedLinear(nn.Linear):
     """A linear layer on normalized features with normalized weights: τ · (w / ‖w‖)ᵀ (x / ‖x‖) + b.
 
-    The classifier then cannot prefer frequent classes by the length of their weights.
+    From Seesaw Loss (Wang et al., CVPR 2021, section 3). The classifier then cannot prefer frequent classes by the
+    length of their weights.
 
     Args:
         in_features: length of x.
@@ -26,6 +28,25 @@ class NormedLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(R, in_features) to (R, out_features)."""
         return F.linear(self.temperature * normalized(x), normalized(self.weight), self.bias)
+
+
+class ScaledLinear(nn.Linear):
+    """A linear layer whose outputs have a learned scale each: s · (wᵀx + b), with s = 1 at first.
+
+    Learnable weight scaling (LWS: Kang et al., ICLR 2020, section 4.2) trains the scales alone.
+
+    Args:
+        in_features: length of x.
+        out_features: number of outputs.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self.scale = nn.Parameter(torch.ones(out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(R, in_features) to (R, out_features)."""
+        return self.scale * super().forward(x)
 
 
 class NormedConv2d(nn.Conv2d):

@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 from detectron2.structures import Instances
 from torch import Tensor
 
+from eql_d2.errors import UserError
 from eql_d2.modeling.box_predictor import build_box_predictor
 
 
@@ -25,7 +26,32 @@ class LongTailROIHeads(StandardROIHeads):
 
 @ROI_HEADS_REGISTRY.register()
 class LongTailCascadeROIHeads(CascadeROIHeads):
-    """Cascade heads; each stage has its own predictor with its own loss and loss state."""
+    """Cascade heads; each stage has its own predictor with its own loss and loss state.
+
+    Args:
+        score_average: "probability" averages the stages' scores, as Detectron2; "logit" their logits, which the last
+            stage's loss turns into scores, as Seesaw Loss's code.
+        kwargs: arguments of :class:`CascadeROIHeads`.
+
+    Raises:
+        UserError: ``score_average`` is neither.
+    """
+
+    @configurable
+    def __init__(self, *, score_average: str = "probability", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if score_average not in ("probability", "logit"):
+            raise UserError(
+                f"MODEL.ROI_BOX_CASCADE_HEAD.SCORE_AVERAGE is {score_average!r}; it must be probability or logit."
+            )
+        self.score_average = score_average
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        return {
+            **super().from_config(cfg, input_shape),
+            "score_average": cfg.MODEL.ROI_BOX_CASCADE_HEAD.SCORE_AVERAGE,
+        }
 
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -45,12 +71,14 @@ class LongTailCascadeROIHeads(CascadeROIHeads):
         levels = [features[name] for name in self.box_in_features]
         image_sizes = [p.image_size for p in proposals]
         boxes: list[Tensor] = []
-        stage_scores = []
+        stage_values = []
         for stage, predictor in enumerate(self.box_predictor):
             if stage > 0:
                 proposals = self._create_proposals_from_boxes(boxes, image_sizes)
             predictions = self._run_stage(levels, proposals, stage)
             boxes = predictor.predict_boxes(predictions, proposals)
-            stage_scores.append(predictor.predict_probs(predictions, proposals))
-        mean_scores = [sum(scores) / self.num_cascade_stages for scores in zip(*stage_scores, strict=True)]
-        return predictor.select(boxes, mean_scores, proposals)[0]
+            logits = predictor.test_logits(predictions)
+            stage_values.append(logits if self.score_average == "logit" else predictor.scores(logits))
+        mean = sum(stage_values) / self.num_cascade_stages
+        scores = predictor.scores(mean) if self.score_average == "logit" else mean
+        return predictor.select(boxes, scores.split([len(p) for p in proposals]), proposals)[0]

@@ -1,0 +1,138 @@
+"""Watching what a method balances: gradients and loss state of each class during training."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from torch import Tensor
+
+from eql_d2.data.categories import CategoryCounts, category_counts
+from eql_d2.losses.distributed import sum_over_processes
+from eql_d2.losses.stateful import StatefulLoss
+from eql_d2.modeling import LongTailPredictor
+from eql_d2.modeling.gradient_sums import GradientSums
+
+PERCENTILES = (10, 50, 90)
+FILE_NAME = "class_gradients.csv"
+
+
+class WatchClasses(HookBase):
+    """Logs positive and negative gradient sums, their ratio, and the loss's own state, by group and as percentiles.
+
+    The sums are over the whole training and all processes; they survive a restart. Each predictor (stage of a
+    Cascade) is watched by itself. With every checkpoint the classes' values are written to
+    ``class_gradients.csv`` in the run's folder.
+
+    Args:
+        cfg: full config; ``ENGINE.WATCH_PERIOD`` is the number of iterations between two logs.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self._period = cfg.ENGINE.WATCH_PERIOD
+        self._checkpoint_period = cfg.SOLVER.CHECKPOINT_PERIOD
+        self._folder = Path(cfg.OUTPUT_DIR)
+        self._counts = category_counts(cfg)
+        self._sums: Tensor | None = None
+
+    def before_train(self) -> None:
+        """Give each predictor a collector."""
+        modules = self.trainer.model.modules()
+        self._predictors = [module for module in modules if isinstance(module, LongTailPredictor)]
+        for predictor in self._predictors:
+            columns = predictor.loss.class_columns.to(predictor.cls_score.weight.device)
+            predictor.gradient_sums = GradientSums(columns)
+        if self._sums is None:
+            self._sums = torch.zeros(len(self._predictors), 2, self._counts.num_classes, dtype=torch.float64)
+
+    def before_step(self) -> None:
+        """Tell the collectors what mixed precision multiplies the loss by."""
+        scaler = getattr(self.trainer._trainer, "grad_scaler", None)
+        if scaler is not None and self._predictors:
+            device = self._predictors[0].cls_score.weight.device
+            scale = scaler.scale(torch.ones((), device=device))  # without waiting for the GPU
+            for predictor in self._predictors:
+                predictor.gradient_sums.loss_scale = scale
+
+    def after_step(self) -> None:
+        """Log every so often."""
+        iteration = self.trainer.iter + 1
+        to_log, to_keep = iteration % self._period == 0, self._is_checkpoint(iteration)
+        if self._predictors and (to_log or to_keep):
+            self._collect()
+            if to_log:
+                self._log()
+            if to_keep and comm.is_main_process():
+                self._write_file()
+
+    def _is_checkpoint(self, iteration: int) -> bool:
+        return iteration % self._checkpoint_period == 0 or iteration == self.trainer.max_iter
+
+    def _collect(self) -> None:
+        recent = torch.stack([predictor.gradient_sums.take_recent() for predictor in self._predictors])
+        self._sums += sum_over_processes(recent).cpu()
+
+    def _log(self) -> None:
+        for name, values in self._quantities():
+            self.trainer.storage.put_scalars(**summary(name, values, self._counts), smoothing_hint=False)
+
+    def _quantities(self) -> list[tuple[str, Tensor]]:
+        """(name, (K,) values) of all predictors."""
+        quantities = []
+        for stage, (predictor, (positive, negative)) in enumerate(zip(self._predictors, self._sums, strict=True)):
+            prefix = f"classes_stage{stage}" if len(self._predictors) > 1 else "classes"
+            quantities.append((f"{prefix}/positive_gradient", positive))
+            quantities.append((f"{prefix}/negative_gradient", negative))
+            quantities.append((f"{prefix}/gradient_ratio", positive / negative.clamp(min=1e-10)))
+            if isinstance(predictor.loss, StatefulLoss):
+                state = predictor.loss.state_dict()
+                quantities += [(f"{prefix}/{name}", values.cpu().double()) for name, values in state.items()]
+        return quantities
+
+    def _write_file(self) -> None:
+        quantities = self._quantities()
+        partial = self._folder / f".{FILE_NAME}.partial"
+        with open(partial, "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["category_id", "name", "frequency", "image_count", *(name for name, _ in quantities)])
+            columns = zip(*(values.tolist() for _, values in quantities), strict=True)
+            counts = self._counts
+            facts = zip(counts.category_ids, counts.names, counts.frequency_groups, counts.image_counts, strict=True)
+            writer.writerows(
+                (*fact, *(f"{v:.6g}" for v in values)) for fact, values in zip(facts, columns, strict=True)
+            )
+        partial.replace(self._folder / FILE_NAME)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums so far, of all processes."""
+        if self._sums is None:
+            return {}
+        return {"sums": self._sums}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the sums of a checkpoint."""
+        self._sums = state_dict["sums"]
+
+
+def summary(name: str, values: Tensor, counts: CategoryCounts) -> dict[str, float]:
+    """Mean over the classes of each frequency group, and percentiles over all classes.
+
+    Args:
+        name: what the values are.
+        values: (K,).
+        counts: the classes' counts.
+
+    Returns:
+        Scalars such as ``NAME_r`` (absent for a group without classes) and ``NAME_p50``.
+    """
+    groups = counts.frequency_groups
+    scalars = {}
+    for letter in "rcf":
+        members = values[[group == letter for group in groups]]
+        if len(members):
+            scalars[f"{name}_{letter}"] = members.mean().item()
+    quantiles = torch.quantile(values, torch.tensor([p / 100 for p in PERCENTILES], dtype=values.dtype))
+    return scalars | {f"{name}_p{p}": value.item() for p, value in zip(PERCENTILES, quantiles, strict=True)}

@@ -1,0 +1,90 @@
+"""Calibration of a trained classifier at test time: τ-normalisation and NorCal. Both go with every loss."""
+
+import torch
+from torch import Tensor, nn
+
+from eql_d2.losses import ClassificationLoss
+from eql_d2.modeling.normed_layers import NormedLinear, ScaledLinear
+
+
+def tau_normalized_logits(logits: Tensor, classifier: nn.Linear, class_columns: Tensor, tau: float) -> Tensor:
+    """Logits as if the weights of each class had been divided by ‖w‖^τ (Kang et al., ICLR 2020, section 4.2).
+
+    The weights are measured in the mean norm of the classes' weights, so that classes keep their scale against
+    background and other columns, which stay as they are; for the order among the classes that is no difference. The
+    bias is not scaled. A :class:`NormedLinear` has normalized weights already and is left alone.
+
+    Args:
+        logits: (R, num_logits) outputs of the classifier.
+        classifier: the layer.
+        class_columns: (K,) columns of the classes.
+        tau: τ; 0 changes nothing, 1 makes all norms equal.
+
+    Returns:
+        (R, num_logits).
+    """
+    if isinstance(classifier, NormedLinear):
+        return logits
+    scale = classifier.scale if isinstance(classifier, ScaledLinear) else torch.ones_like(classifier.bias)
+    norms = (scale * classifier.weight.norm(dim=1))[class_columns].abs().clamp(min=1e-12)
+    factors = torch.ones_like(scale)
+    factors[class_columns] = (norms.mean() / norms) ** tau
+    bias = scale * classifier.bias
+    return factors * (logits - bias) + bias
+
+
+def norcal(scores: Tensor, image_counts: Tensor, gamma: float, exclusive: bool) -> Tensor:
+    """Divide the scores of each class by N^γ and normalize (NorCal: Pan et al., NeurIPS 2021, equation 4).
+
+    Args:
+        scores: (R, K + 1), background last.
+        image_counts: (K,) numbers N of training images; 0 counts as 1.
+        gamma: γ; 0 changes nothing.
+        exclusive: whether classes and background share one distribution. If not (independent sigmoids), each class is
+            normalized against its own complement: NorCal of K classifiers of one class each.
+
+    Returns:
+        (R, K + 1); where not exclusive, the background's scores are as they were.
+    """
+    classes, background = scores[:, :-1], scores[:, -1:]
+    reduced = classes / image_counts.to(scores).clamp(min=1) ** gamma
+    if not exclusive:
+        return torch.cat([reduced / (reduced + 1 - classes), background], dim=1)
+    return torch.cat([reduced, background], dim=1) / (reduced.sum(dim=1, keepdim=True) + background)
+
+
+class Calibration(nn.Module):
+    """What the config asks for under ``TEST.TAU_NORM`` and ``TEST.NORCAL_GAMMA``.
+
+    Args:
+        loss: turns logits into scores.
+        tau_norm: τ of τ-normalisation.
+        norcal_gamma: γ of NorCal.
+        image_counts: (K,) numbers of training images; needed for NorCal only.
+    """
+
+    def __init__(
+        self,
+        loss: ClassificationLoss,
+        tau_norm: float = 0.0,
+        norcal_gamma: float = 0.0,
+        image_counts: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.tau_norm = tau_norm
+        self.norcal_gamma = norcal_gamma
+        self._exclusive = loss.exclusive
+        self.register_buffer("class_columns", loss.class_columns, persistent=False)
+        self.register_buffer("image_counts", image_counts, persistent=False)
+
+    def logits(self, logits: Tensor, classifier: nn.Linear) -> Tensor:
+        """Calibrate a classifier's outputs (R, num_logits)."""
+        if not self.tau_norm:
+            return logits
+        return tau_normalized_logits(logits, classifier, self.class_columns, self.tau_norm)
+
+    def scores(self, scores: Tensor) -> Tensor:
+        """Calibrate scores (R, K + 1)."""
+        if not self.norcal_gamma:
+            return scores
+        return norcal(scores, self.image_counts, self.norcal_gamma, self._exclusive)
