@@ -196,10 +196,10 @@ def test_evaluation_needs_weights(options):
     assert "Weights none.pth cannot be read" in refused([*options, "MODEL.WEIGHTS", "none.pth"], eval_only=True)
 
 
-def test_evaluation_keeps_the_seed_of_the_run(options, tmp_path):
+def test_evaluation_keeps_the_seed_of_the_run(options, tiny_cfg, tmp_path):
     """--resume goes on with the seed of config.yaml, which an evaluation in the same folder writes anew."""
     weights = tmp_path / "weights.pth"
-    torch.save({"model": {}}, weights)
+    torch.save({"model": LongTailTrainer.build_model(tiny_cfg).state_dict()}, weights)
     for seed in (None, "kept"):
         run([*options, "SEED", "-1", "MODEL.WEIGHTS", str(weights)], eval_only=True)
         text = (tmp_path / "run" / "config.yaml").read_text()

@@ -58,6 +58,28 @@ def test_stopped_and_resumed_equals_uninterrupted(tiny_cfg, tmp_path, workers):
     assert all(torch.equal(a, b) for a, b in zip(momentum, resumed_momentum, strict=True))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("predictor", ["EQLv2Predictor", "SeesawPredictor", "BAGSPredictor"])
+@pytest.mark.parametrize("heads", ["LongTailROIHeads", "LongTailCascadeROIHeads"])
+def test_a_long_run_stopped_half_way_ends_with_the_same_state(tiny_cfg, tmp_path, predictor, heads):
+    tiny_cfg.MODEL.ROI_BOX_HEAD.PREDICTOR, tiny_cfg.MODEL.ROI_HEADS.NAME = predictor, heads
+    tiny_cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = True
+    tiny_cfg.SOLVER.MAX_ITER, tiny_cfg.SOLVER.CHECKPOINT_PERIOD = 100, 50
+    tiny_cfg.ENGINE.WATCH_PERIOD = 20
+    straight = train(tiny_cfg)
+    tiny_cfg.OUTPUT_DIR = str(tmp_path / "stopped")
+    with pytest.raises(Stopped):
+        train(tiny_cfg, stop_before=50)
+    resumed = train(tiny_cfg, resume=True)
+    assert resumed.start_iter == 50
+    state, resumed_state = straight.model.state_dict(), resumed.model.state_dict()
+    assert all(torch.equal(value, resumed_state[name]) for name, value in state.items())
+    if predictor != "BAGSPredictor":
+        assert any(".loss." in name for name in state)
+    files = [(tmp_path / folder / "class_gradients.csv").read_text() for folder in ("run", "stopped")]
+    assert files[0] == files[1]
+
+
 def test_another_seed_gives_other_weights(tiny_cfg, tmp_path):
     """The test above could not fail if nothing were random."""
     first = train(tiny_cfg)

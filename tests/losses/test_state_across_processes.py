@@ -114,6 +114,18 @@ def test_a_copy_has_its_own_state(trained):
         assert not torch.equal(other.state_dict()[key], value)
 
 
+def test_an_average_of_models_has_the_average_state(trained):
+    """PyTorch's moving average of a model (EMA), buffers included."""
+    average = torch.optim.swa_utils.AveragedModel(trained, avg_fn=lambda a, b, n: (a + b) / 2, use_buffers=True)
+    states = []
+    for logits, gt_classes, _ in list(make_steps(trained))[:2]:
+        trained(logits, gt_classes)
+        states.append(copy.deepcopy(trained.state_dict()))
+        average.update_parameters(trained)
+    for name, value in average.module.state_dict().items():
+        torch.testing.assert_close(value, (states[0][name] + states[1][name]) / 2)
+
+
 @pytest.mark.parametrize("cast", [lambda m: m.half(), lambda m: m.bfloat16(), lambda m: m.to("cpu", torch.float16)])
 def test_the_state_stays_float32_in_a_cast_model(trained, cast):
     for buffer in trained.buffers():

@@ -9,6 +9,7 @@ from detectron2.utils.events import EventStorage
 
 from eql_d2.data.loader import build_train_loader
 from eql_d2.engine import load_config
+from eql_d2.errors import UserError
 from eql_d2.modeling import BOX_PREDICTOR_REGISTRY
 
 
@@ -56,6 +57,44 @@ def test_cascade_inference_equals_detectron2(tiny_cfg):
             assert len(our_instances) == len(their_instances) > 0
             torch.testing.assert_close(our_instances.scores, their_instances.scores)
             torch.testing.assert_close(our_instances.pred_boxes.tensor, their_instances.pred_boxes.tensor)
+
+
+@pytest.mark.parametrize("predictor", ["SeesawPredictor", "EQLv2Predictor"])
+def test_cascade_scores_are_averaged_as_asked(tiny_cfg, predictor):
+    """Against the stages run one after the other by hand; logits and probabilities differ."""
+    make_cascade(tiny_cfg)
+    tiny_cfg.MODEL.ROI_BOX_HEAD.PREDICTOR = predictor
+    tiny_cfg.MODEL.ROI_BOX_HEAD.NORMED_CLASSIFIER = True  # larger logits, so that the averages differ
+    results = {}
+    batch = next(iter(build_train_loader(tiny_cfg, seed=0)))
+    for average in ("probability", "logit"):
+        tiny_cfg.MODEL.ROI_BOX_CASCADE_HEAD.SCORE_AVERAGE = average
+        torch.manual_seed(0)
+        heads = (model := build_model(tiny_cfg).eval()).roi_heads
+        seen = []
+        for stage_predictor in heads.box_predictor:
+            stage_predictor.register_forward_hook(lambda _, __, output, seen=seen: seen.append(output[0]))
+        selected = []
+        last = heads.box_predictor[-1]
+        last.select = lambda boxes, scores, proposals, plain=last.select, got=selected: (
+            got.extend(scores) or plain(boxes, scores, proposals)
+        )
+        with torch.no_grad():
+            model(batch)
+            if average == "logit":
+                expected = last.loss.scores(sum(seen) / 3)
+            else:
+                expected = sum(p.loss.scores(z) for p, z in zip(heads.box_predictor, seen, strict=True)) / 3
+        results[average] = torch.cat(selected)
+        torch.testing.assert_close(results[average], expected)
+    assert not torch.allclose(results["probability"], results["logit"])
+
+
+def test_an_unknown_average_is_named(tiny_cfg):
+    make_cascade(tiny_cfg)
+    tiny_cfg.MODEL.ROI_BOX_CASCADE_HEAD.SCORE_AVERAGE = "mean"
+    with pytest.raises(UserError, match="SCORE_AVERAGE is 'mean'; it must be probability or logit"):
+        build_model(tiny_cfg)
 
 
 def test_cascade_stages_own_their_losses(tiny_cfg):

@@ -1,0 +1,147 @@
+"""Gradient sums against autograd one number at a time; logs and files of real runs, one process and two."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.utils import comm
+
+from eql_d2.data.datasets import register_custom_datasets
+from eql_d2.engine import launch
+from eql_d2.engine.class_watch import summary
+from eql_d2.losses import EqualizationLossV2
+from eql_d2.modeling.gradient_sums import GradientSums
+from tests.engine.test_resume import Stopped, train
+from tests.losses.test_interface import LOSSES, K, compute
+
+
+def make_batch(loss, rows=9):
+    generator = torch.Generator().manual_seed(5)
+    logits = torch.randn(rows, loss.num_logits, generator=generator) * 2
+    return logits.requires_grad_(), torch.randint(0, K + loss.has_background, (rows,), generator=generator)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_sums_of_every_loss(name):
+    loss = LOSSES[name]()
+    logits, gt_classes = make_batch(loss)
+    collector = GradientSums(loss.class_columns)
+    intermediate = logits * 1  # as in a model, the logits are no leaf
+    collector.watch(intermediate, gt_classes)
+    grad = torch.autograd.grad(sum(compute(loss, intermediate, gt_classes).values()), logits)[0]
+    expected = torch.zeros(2, K)
+    for i, gt_class in enumerate(gt_classes.tolist()):
+        for j, column in enumerate(loss.class_columns.tolist()):
+            expected[0 if gt_class == j else 1, j] += grad[i, column].abs() * len(gt_classes)
+    torch.testing.assert_close(collector.take_recent(), expected)
+    assert collector.take_recent().abs().sum() == 0
+
+
+def test_of_eqlv2_they_are_its_own_statistics():
+    loss = EqualizationLossV2(K)
+    collector = GradientSums(loss.class_columns)
+    generator = torch.Generator().manual_seed(5)
+    for _ in range(4):
+        logits = torch.randn(9, K + 1, generator=generator).requires_grad_()
+        gt_classes = torch.randint(0, K + 1, (9,), generator=generator)
+        collector.watch(logits, gt_classes)
+        loss(logits, gt_classes)["loss_cls"].backward()
+    torch.testing.assert_close(collector.take_recent(), torch.stack([loss.pos_grad, loss.neg_grad]))
+
+
+def test_mixed_precision_s_scale_is_undone_and_overflow_left_out():
+    loss = LOSSES["softmax"]()
+    plain, scaled = GradientSums(loss.class_columns), GradientSums(loss.class_columns)
+    scaled.loss_scale = torch.tensor(1024.0)
+    for factor, collector in ((1.0, plain), (1024.0, scaled), (torch.inf, scaled)):
+        logits, gt_classes = make_batch(loss)
+        collector.watch(logits, gt_classes)
+        (loss(logits, gt_classes)["loss_cls"] * factor).backward()
+    torch.testing.assert_close(scaled.take_recent(), plain.take_recent())
+
+
+def test_summary_by_hand():
+    class Counts:
+        frequency_groups = ("r", "f", "r", "f")
+
+    values = torch.tensor([1.0, 10, 3, 20])
+    scalars = summary("x", values, Counts)
+    assert scalars == {"x_r": 2, "x_f": 15, "x_p10": pytest.approx(1.6), "x_p50": 6.5, "x_p90": pytest.approx(17)}
+
+
+@pytest.fixture
+def watched_cfg(tiny_cfg):
+    tiny_cfg.MODEL.ROI_BOX_HEAD.PREDICTOR = "SeesawPredictor"
+    tiny_cfg.ENGINE.WATCH_PERIOD = 2
+    return tiny_cfg
+
+
+def read_classes(folder):
+    with open(f"{folder}/class_gradients.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_logs_groups_percentiles_and_classes(watched_cfg):
+    watched_cfg.SOLVER.MAX_ITER = 20  # the writers write every 20 iterations
+    trainer = train(watched_cfg)
+    lines = [json.loads(line) for line in Path(watched_cfg.OUTPUT_DIR, "metrics.json").read_text().splitlines()]
+    logged = {name for line in lines for name in line if name.startswith("classes/")}
+    quantities = ("positive_gradient", "negative_gradient", "gradient_ratio", "cum_samples")
+    groups = set(trainer._hooks[1]._counts.frequency_groups)
+    assert logged == {f"classes/{q}_{end}" for q in quantities for end in (*groups, "p10", "p50", "p90")}
+    rows = read_classes(watched_cfg.OUTPUT_DIR)
+    assert len(rows) == 6
+    samples = trainer.model.roi_heads.box_predictor.loss.cum_samples
+    assert [float(row["classes/cum_samples"]) for row in rows] == samples.tolist()
+    for row in rows:
+        ratio = float(row["classes/positive_gradient"]) / float(row["classes/negative_gradient"])
+        assert float(row["classes/gradient_ratio"]) == pytest.approx(ratio, rel=1e-4)
+
+
+def test_the_sums_survive_a_restart(watched_cfg, tmp_path):
+    train(watched_cfg)
+    straight = read_classes(watched_cfg.OUTPUT_DIR)
+    watched_cfg.OUTPUT_DIR = str(tmp_path / "stopped")
+    with pytest.raises(Stopped):
+        train(watched_cfg, stop_before=3)
+    train(watched_cfg, resume=True)
+    assert read_classes(watched_cfg.OUTPUT_DIR) == straight
+
+
+def test_each_stage_of_a_cascade_is_watched(watched_cfg):
+    watched_cfg.MODEL.ROI_HEADS.NAME = "LongTailCascadeROIHeads"
+    watched_cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = True
+    train(watched_cfg)
+    row = read_classes(watched_cfg.OUTPUT_DIR)[0]
+    stages = [float(row[f"classes_stage{stage}/negative_gradient"]) for stage in range(3)]
+    assert len(set(stages)) == 3
+    assert min(stages) > 0
+
+
+def test_zero_switches_it_off(watched_cfg, tmp_path):
+    watched_cfg.ENGINE.WATCH_PERIOD = 0
+    trainer = train(watched_cfg)
+    assert trainer.model.roi_heads.box_predictor.gradient_sums is None
+    assert not (tmp_path / "run" / "class_gradients.csv").exists()
+
+
+def watch_in_each_process(cfg, folder):
+    torch.set_num_threads(1)
+    register_custom_datasets(cfg)
+    trainer = train(cfg)
+    torch.save(trainer._hooks[1]._sums, folder / f"{comm.get_rank()}.pth")
+
+
+def test_two_processes_sum_up(watched_cfg, tmp_path):
+    watched_cfg.SOLVER.IMS_PER_BATCH = 4
+    launch(watch_in_each_process, device="cpu", num_processes_per_machine=2, args=(watched_cfg, tmp_path))
+    first, second = (torch.load(tmp_path / f"{rank}.pth") for rank in (0, 1))
+    assert torch.equal(first, second)
+    in_file = [float(row["classes/negative_gradient"]) for row in read_classes(watched_cfg.OUTPUT_DIR)]
+    assert in_file == pytest.approx(first[0, 1].tolist(), rel=1e-4)
+    watched_cfg.OUTPUT_DIR = str(tmp_path / "one")
+    watched_cfg.SOLVER.IMS_PER_BATCH = 2
+    alone = train(watched_cfg)._hooks[1]._sums
+    assert (first[0].sum() / alone[0].sum()).item() == pytest.approx(2, rel=0.2)  # twice the RoIs

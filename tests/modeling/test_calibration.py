@@ -1,0 +1,102 @@
+"""τ-normalisation and NorCal against their definitions, with every loss."""
+
+import pytest
+import torch
+from detectron2.layers import ShapeSpec
+from torch import nn
+
+from eql_d2.data.categories import category_counts
+from eql_d2.modeling import BOX_PREDICTOR_REGISTRY, NormedLinear, ScaledLinear, build_box_predictor
+from eql_d2.modeling.calibration import norcal, tau_normalized_logits
+
+K = 4
+FEATURES = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+
+
+def make_classifier(layer_class):
+    torch.manual_seed(1)
+    layer = layer_class(8, K + 1)
+    layer.weight.data *= torch.tensor([1.0, 2, 3, 4, 5])[:, None]
+    if layer_class is ScaledLinear:
+        layer.scale.data = torch.tensor([2.0, 0.5, 1.5, 1.0, 3.0])
+    return layer
+
+
+@pytest.mark.parametrize("layer_class", [nn.Linear, ScaledLinear])
+@pytest.mark.parametrize("tau", [0.0, 0.3, 1.0])
+def test_tau_norm_is_the_layer_with_normalized_weights(layer_class, tau):
+    layer = make_classifier(layer_class)
+    scale = layer.scale if layer_class is ScaledLinear else torch.ones(K + 1)
+    weight, bias = scale[:, None] * layer.weight, scale * layer.bias
+    norms = weight.norm(dim=1)
+    by_definition = weight / norms[:, None] ** tau * norms[:K].mean() ** tau
+    expected = FEATURES @ torch.cat([by_definition[:K], weight[K:]]).T + bias
+    ours = tau_normalized_logits(layer(FEATURES), layer, torch.arange(K), tau)
+    torch.testing.assert_close(ours, expected)
+    # Among the classes it is the paper's classifier but for one common factor.
+    paper = FEATURES @ (weight / norms[:, None] ** tau).T
+    torch.testing.assert_close((ours - bias)[:, :K] / paper[:, :K], (norms[:K].mean() ** tau).expand(5, K))
+
+
+def test_a_normed_classifier_is_left_alone():
+    layer = make_classifier(NormedLinear)
+    logits = layer(FEATURES)
+    assert torch.equal(tau_normalized_logits(logits, layer, torch.arange(K), 1.0), logits)
+
+
+def test_norcal_of_a_softmax_is_the_papers_equation():
+    logits = torch.randn(6, K + 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    counts, gamma = torch.tensor([1000, 50, 3, 0]), 0.6
+    exponentials = logits.exp()
+    exponentials[:, :K] /= torch.tensor([1000.0, 50, 3, 1], dtype=torch.float64) ** gamma
+    expected = exponentials / exponentials.sum(dim=1, keepdim=True)
+    torch.testing.assert_close(norcal(logits.softmax(dim=1), counts, gamma, exclusive=True), expected)
+
+
+def test_norcal_of_sigmoids_is_one_of_two_classes_each():
+    logits = torch.randn(6, K, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    counts, gamma = torch.tensor([1000, 50, 3, 0]), 0.6
+    # A sigmoid is the softmax of (z, 0); dividing its class by N^γ lowers the logit by γ log N.
+    expected = (logits - gamma * torch.tensor([1000.0, 50, 3, 1], dtype=torch.float64).log()).sigmoid()
+    background = torch.zeros(6, 1, dtype=torch.float64)
+    scores = norcal(torch.cat([logits.sigmoid(), background], dim=1), counts, gamma, exclusive=False)
+    torch.testing.assert_close(scores, torch.cat([expected, background], dim=1))
+
+
+def build(cfg, name, tau=0.0, gamma=0.0):
+    cfg.MODEL.ROI_BOX_HEAD.PREDICTOR = name
+    cfg.TEST.TAU_NORM, cfg.TEST.NORCAL_GAMMA = tau, gamma
+    torch.manual_seed(4)
+    predictor = build_box_predictor(cfg, ShapeSpec(channels=8)).eval()
+    with torch.no_grad():  # of more than one length, as after training
+        predictor.cls_score.weight *= torch.linspace(0.5, 40, len(predictor.cls_score.weight))[:, None]
+    return predictor
+
+
+@pytest.mark.parametrize("name", [name for name, _ in BOX_PREDICTOR_REGISTRY])
+def test_both_go_with_every_loss(tiny_cfg, name):
+    logits_of = {}
+    for key, values in {"plain": {}, "tau": {"tau": 0.5}, "gamma": {"gamma": 0.5}}.items():
+        predictor = build(tiny_cfg, name, **values)
+        predictions = predictor(FEATURES)
+        logits_of[key] = predictor.test_logits(predictions)
+        scores = predictor.scores(logits_of[key])
+        assert scores.shape == (5, 7)
+        assert ((scores >= 0) & (scores <= 1 + 1e-6)).all()
+        if key == "gamma":
+            plain = predictor.loss.scores(predictions[0])
+            rarest, most = (fn(category_counts(tiny_cfg).image_counts) for fn in (min, max))
+            counts = list(category_counts(tiny_cfg).image_counts)
+            ratio = scores[:, :-1] / plain[:, :-1]
+            assert (ratio[:, counts.index(rarest)] > ratio[:, counts.index(most)]).all()
+    assert torch.equal(logits_of["plain"], logits_of["gamma"])
+    columns = predictor.loss.class_columns
+    others = [c for c in range(predictor.loss.num_logits) if c not in columns.tolist()]
+    assert torch.equal(logits_of["plain"][:, others], logits_of["tau"][:, others])
+    assert not torch.allclose(logits_of["plain"][:, columns], logits_of["tau"][:, columns])
+
+
+def test_training_is_not_calibrated(tiny_cfg):
+    plain, calibrated = build(tiny_cfg, "SoftmaxPredictor"), build(tiny_cfg, "SoftmaxPredictor", tau=1.0, gamma=1.0)
+    assert torch.equal(plain(FEATURES)[0], calibrated(FEATURES)[0])
+    assert set(plain.state_dict()) == set(calibrated.state_dict())
