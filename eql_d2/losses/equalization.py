@@ -18,7 +18,8 @@ class EqualizationLoss(SigmoidLoss):
     Args:
         num_classes: number K of foreground classes.
         image_frequencies: (K,) share in [0, 1] of the training images that hold each class.
-        lambda_: tail threshold in (0, 1) on the image frequency; 0.00177 is LVIS v0.5's rare + common.
+        lambda_: tail threshold in [0, 1] on the image frequency; 0.00177 is LVIS v0.5's rare + common, and 0
+            makes no class a tail class.
         threshold: form of T, a key of :data:`THRESHOLD_FUNCTIONS`.
         exclude_background: False is the ablation with E = 1 everywhere (paper, table 4).
 
@@ -37,8 +38,8 @@ class EqualizationLoss(SigmoidLoss):
         super().__init__(num_classes)
         if threshold not in THRESHOLD_FUNCTIONS:
             raise ValueError(f"threshold is {threshold!r}; it must be one of {', '.join(THRESHOLD_FUNCTIONS)}.")
-        if not 0 < lambda_ < 1:
-            raise ValueError(f"lambda_ is {lambda_}; it must lie strictly between 0 and 1.")
+        if not 0 <= lambda_ <= 1:
+            raise ValueError(f"lambda_ is {lambda_}; it must lie between 0 and 1.")
         frequencies = torch.as_tensor(image_frequencies, dtype=torch.float64)
         if frequencies.shape != (num_classes,):
             raise ValueError(

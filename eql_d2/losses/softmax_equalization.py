@@ -21,7 +21,7 @@ class SoftmaxEqualizationLoss(ClassificationLoss):
     Args:
         num_classes: number K of classes.
         class_frequencies: (K,) frequency of each class in training, at least 0: a share or a count.
-        lambda_: tail threshold, above 0, in the unit of ``class_frequencies``.
+        lambda_: tail threshold, at least 0, in the unit of ``class_frequencies``.
         gamma: probability in [0, 1] that a tail class is dropped.
 
     Raises:
@@ -39,8 +39,8 @@ class SoftmaxEqualizationLoss(ClassificationLoss):
             )
         if bool((frequencies < 0).any()):
             raise ValueError("class_frequencies must not be negative.")
-        if lambda_ <= 0:
-            raise ValueError(f"lambda_ is {lambda_}; it must be above 0.")
+        if lambda_ < 0:
+            raise ValueError(f"lambda_ is {lambda_}; it must not be negative.")
         if not 0 <= gamma <= 1:
             raise ValueError(f"gamma is {gamma}; it must lie between 0 and 1.")
         self.lambda_ = lambda_

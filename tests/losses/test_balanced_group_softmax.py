@@ -191,6 +191,18 @@ def test_scores(batch):
     torch.testing.assert_close(scores[:, group].sum(dim=1), inside * (1 - scores[:, -1]))
 
 
+def test_an_empty_group_works_and_is_told(batch):
+    with pytest.warns(UserWarning, match=r"No class has its number of instances in group 1 of bin_edges \(10, 11\)"):
+        loss = BalancedGroupSoftmax(2, [5, 50], bin_edges=(10, 11))
+    assert loss.group_sizes == [2, 1, 2, 2]
+    logits = torch.randn(3, loss.num_logits, requires_grad=True)
+    value = loss(logits, torch.tensor([0, 1, 2]))["loss_cls"]
+    value.backward()
+    assert value.isfinite()
+    assert (logits.grad[:, 2] == 0).all()  # the empty group's only logit
+    assert loss.scores(logits).shape == (3, 3)
+
+
 def test_the_grouping_is_not_in_checkpoints():
     assert BalancedGroupSoftmax(K, COUNTS).state_dict() == {}
 

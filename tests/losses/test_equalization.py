@@ -102,8 +102,8 @@ def test_threshold_functions_at_the_paper_s_constants():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"lambda_": 0.0}, "lambda_ is 0.0"),
-        ({"lambda_": 1.0}, "lambda_ is 1.0"),
+        ({"lambda_": -0.1}, "lambda_ is -0.1"),
+        ({"lambda_": 1.1}, "lambda_ is 1.1"),
         ({"threshold": "linear"}, "threshold is 'linear'; it must be one of step, exponential, gompertz"),
         ({"image_frequencies": [0.1, 0.2]}, r"image_frequencies has shape \(2,\)"),
         ({"image_frequencies": [0.1, 0.2, 30.0]}, "divide image counts by the number of images"),

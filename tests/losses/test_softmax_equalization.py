@@ -98,7 +98,7 @@ def test_scores_are_the_softmax_without_background():
     [
         ({"class_frequencies": [0.1]}, r"class_frequencies has shape \(1,\)"),
         ({"class_frequencies": [0.1, -0.1, 0.2]}, "class_frequencies must not be negative"),
-        ({"lambda_": 0.0}, "lambda_ is 0.0"),
+        ({"lambda_": -0.1}, "lambda_ is -0.1"),
         ({"gamma": 1.1}, "gamma is 1.1"),
         ({"gamma": -0.1}, "gamma is -0.1"),
     ],

@@ -112,7 +112,7 @@ def test_unknown_predictor_is_named(tiny_cfg):
 
 def test_lambda_out_of_range_is_named(tiny_cfg):
     tiny_cfg.MODEL.LONG_TAIL.EQL.LAMBDA = 1.5
-    with pytest.raises(UserError, match=r"MODEL.LONG_TAIL.EQL: lambda_ is 1.5; it must lie strictly between 0 and 1"):
+    with pytest.raises(UserError, match=r"MODEL.LONG_TAIL.EQL: lambda_ is 1.5; it must lie between 0 and 1"):
         build_box_predictor(tiny_cfg, FEATURES)
 
 
