@@ -25,7 +25,8 @@ from eql_d2.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 BASELINE = Path("benchmarks", "results", "emoji_lvis_demo_softmax.json")
-METHODS = ("bags", "eql", "eqlv2", "seesaw", "sigmoid", "softmax")
+SECOND_STAGES = ("bags_decoupled", "crt", "lws")  # train the classifier of the finished softmax detector
+METHODS = sorted(path.stem.removeprefix("demo_") for path in (ROOT / "configs" / "EmojiLVIS").glob("demo_*.yaml"))
 PROGRESS = [
     (re.compile(r"eta: (\S+)\s+iter: (\d+)\s+total_loss: (\S+)"), "training: iteration {1}, loss {2}, {0} left"),
     (re.compile(r"Inference done (\S+)\. .*ETA=(\S+)"), "evaluating: image {0}, {1} left"),
@@ -43,7 +44,13 @@ def main() -> None:
     run = Path("output", "demo", arguments.method)
     data = generate_emoji_lvis(PRESETS["demo"], datasets_root() / "emoji_lvis")
     if not has_results(run):
-        train(Path("configs", "EmojiLVIS", f"demo_{arguments.method}.yaml"), run)
+        weights = []
+        if arguments.method in SECOND_STAGES:
+            first_stage = run.with_name("softmax")
+            if not has_results(first_stage):
+                train("softmax", first_stage)
+            weights = ["MODEL.WEIGHTS", first_stage / "model_final.pth"]
+        train(arguments.method, run, *weights)
     results = run / "inference" / "emoji_lvis_demo_val" / "lvis_instances_results.json"
     save_detection_pictures(results, data / "val.json", data, run / "detections.png")
     if arguments.freeze:
@@ -61,12 +68,13 @@ def has_results(run: Path) -> bool:
     return (run / "model_final.pth").exists()
 
 
-def train(config: Path, run: Path) -> None:
+def train(method: str, run: Path, *overrides: str | Path) -> None:
     """Train and evaluate in a process of its own, as a user would, showing progress in one line."""
+    config = Path("configs", "EmojiLVIS", f"demo_{method}.yaml")
     command = [sys.executable, "tools/train_net.py", "--config-file", config]
     if (run / "last_checkpoint").exists():
         command.append("--resume")
-    command += ["OUTPUT_DIR", run]
+    command += ["OUTPUT_DIR", run, *overrides]
     print(f"$ python {' '.join(str(part) for part in command[1:])}\nFull log: {run / 'log.txt'}", flush=True)
     run.mkdir(parents=True, exist_ok=True)
     with (
