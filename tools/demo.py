@@ -26,6 +26,7 @@ from eql_d2.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 BASELINE = Path("benchmarks", "results", "emoji_lvis_demo_softmax.json")
 METHODS = ("bags", "eql", "eqlv2", "seesaw", "sigmoid", "softmax")
+METHODS += ("class_balanced", "drop_loss", "federated", "focal", "inverse_frequency", "sqrt_inverse_frequency")
 PROGRESS = [
     (re.compile(r"eta: (\S+)\s+iter: (\d+)\s+total_loss: (\S+)"), "training: iteration {1}, loss {2}, {0} left"),
     (re.compile(r"Inference done (\S+)\. .*ETA=(\S+)"), "evaluating: image {0}, {1} left"),

@@ -5,12 +5,24 @@ from eql_d2.modeling.box_predictor import (
     LongTailPredictor,
     build_box_predictor,
 )
+from eql_d2.modeling.comparison_predictors import (
+    ClassBalancedPredictor,
+    DropLossPredictor,
+    FederatedPredictor,
+    FocalPredictor,
+    InverseFrequencyPredictor,
+)
 from eql_d2.modeling.mask_head import NormedMaskRCNNConvUpsampleHead
 from eql_d2.modeling.normed_layers import NormedConv2d, NormedLinear
 from eql_d2.modeling.roi_heads import LongTailCascadeROIHeads, LongTailROIHeads
 
 __all__ = [
     "BOX_PREDICTOR_REGISTRY",
+    "ClassBalancedPredictor",
+    "DropLossPredictor",
+    "FederatedPredictor",
+    "FocalPredictor",
+    "InverseFrequencyPredictor",
     "LongTailCascadeROIHeads",
     "LongTailPredictor",
     "LongTailROIHeads",
