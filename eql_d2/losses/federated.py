@@ -66,9 +66,9 @@ class FederatedLoss(SigmoidLoss):
         present.index_fill_(0, gt_classes, True)
         number = self.fed_loss_num_classes - present.sum()
         present = present[:-1]
-        # An exponential race: the first arrivals are a weighted sample without replacement.
+        # An exponential race: the first arrivals are a weighted sample without replacement. Weight 0 never arrives.
         arrival = torch.empty_like(self.sampling_weights).exponential_() / self.sampling_weights
-        arrival = arrival.masked_fill(present | (self.sampling_weights == 0), torch.inf)
+        arrival = arrival.masked_fill(present, torch.inf)
         rank = arrival.argsort().argsort()
         return present | ((rank < number) & arrival.isfinite())
 
