@@ -21,8 +21,13 @@ from torch import Tensor
 
 from eql_d2.losses import (
     BalancedGroupSoftmax,
+    ClassBalancedLoss,
+    DropLoss,
     EqualizationLoss,
     EqualizationLossV2,
+    FederatedLoss,
+    FocalLoss,
+    InverseFrequencyLoss,
     SeesawLoss,
     SigmoidCrossEntropy,
     SoftmaxCrossEntropy,
@@ -128,6 +133,11 @@ def build_losses() -> dict[str, torch.nn.Module]:
         "Seesaw, by definition": SeesawByDefinition(num_classes),
         "BAGS": BalancedGroupSoftmax(num_classes, instances),
         "BAGS, by definition": BAGSByDefinition(num_classes, instances),
+        "focal": FocalLoss(num_classes),
+        "class-balanced": ClassBalancedLoss(num_classes, instances),
+        "inverse frequency": InverseFrequencyLoss(num_classes, instances),
+        "federated": FederatedLoss(num_classes, frequencies),
+        "DropLoss": DropLoss(num_classes, frequencies, lambda_=0.0010062),
     }
 
 

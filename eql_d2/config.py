@@ -72,6 +72,40 @@ def _add_model_keys(cfg: CfgNode) -> None:
     cfg.MODEL.LONG_TAIL.BAGS.BIN_EDGES = (10, 100, 1000)
     # RoIs of other groups and background that a class group trains on, for each RoI of its own.
     cfg.MODEL.LONG_TAIL.BAGS.OTHERS_RATIO = 8.0
+    _add_comparison_keys(cfg)
+
+
+def _add_comparison_keys(cfg: CfgNode) -> None:
+    """Nodes of the methods that the papers compare theirs with; what holds for the nodes above holds here."""
+    cfg.MODEL.LONG_TAIL.FOCAL = CfgNode()
+    # How far easy terms are turned down. 0 is weighted cross-entropy.
+    cfg.MODEL.LONG_TAIL.FOCAL.GAMMA = 2.0
+    # Weight of positives; negatives weigh 1 - ALPHA.
+    cfg.MODEL.LONG_TAIL.FOCAL.ALPHA = 0.25
+
+    cfg.MODEL.LONG_TAIL.CLASS_BALANCED = CfgNode()
+    # Effective number of n instances: (1 - BETA^n) / (1 - BETA). 0 weighs all classes the same.
+    cfg.MODEL.LONG_TAIL.CLASS_BALANCED.BETA = 0.999
+    # Smallest and largest weight of a class, after the weights are divided by their mean. Background weighs 1.
+    cfg.MODEL.LONG_TAIL.CLASS_BALANCED.WEIGHT_RANGE = (0.1, 5.0)
+
+    cfg.MODEL.LONG_TAIL.INVERSE_FREQUENCY = CfgNode()
+    # Power of a class's inverse number of instances: 1, or 0.5 for its square root.
+    cfg.MODEL.LONG_TAIL.INVERSE_FREQUENCY.POWER = 1.0
+    # As for CLASS_BALANCED.
+    cfg.MODEL.LONG_TAIL.INVERSE_FREQUENCY.WEIGHT_RANGE = (0.1, 5.0)
+
+    cfg.MODEL.LONG_TAIL.FEDERATED = CfgNode()
+    # Classes in use in a step: those of its RoIs and, up to this number, a sample of the others.
+    cfg.MODEL.LONG_TAIL.FEDERATED.FED_LOSS_NUM_CLASSES = 50
+    # The sample's probabilities are proportional to the number of images to this power.
+    cfg.MODEL.LONG_TAIL.FEDERATED.FED_LOSS_FREQ_WEIGHT_POWER = 0.5
+
+    cfg.MODEL.LONG_TAIL.DROP_LOSS = CfgNode()
+    # As for EQL. The authors' code has 0.0010062 for LVIS v1.
+    cfg.MODEL.LONG_TAIL.DROP_LOSS.LAMBDA = 0.00177
+    # The paper's formula, which also drops background's negatives of frequent classes; the authors' code does not.
+    cfg.MODEL.LONG_TAIL.DROP_LOSS.DROP_FREQUENT = False
 
 
 def _add_data_keys(cfg: CfgNode) -> None:

@@ -3,16 +3,25 @@
 from eql_d2.losses.balanced_group_softmax import BalancedGroupSoftmax
 from eql_d2.losses.base import ClassificationLoss
 from eql_d2.losses.cross_entropy import SigmoidCrossEntropy, SoftmaxCrossEntropy
+from eql_d2.losses.drop_loss import DropLoss
 from eql_d2.losses.equalization import EqualizationLoss, lambda_for_tail_ratio, tail_ratio
 from eql_d2.losses.equalization_v2 import EqualizationLossV2
+from eql_d2.losses.federated import FederatedLoss
+from eql_d2.losses.focal import FocalLoss
+from eql_d2.losses.reweighting import ClassBalancedLoss, InverseFrequencyLoss
 from eql_d2.losses.seesaw import SeesawLoss
 from eql_d2.losses.softmax_equalization import SoftmaxEqualizationLoss
 
 __all__ = [
     "BalancedGroupSoftmax",
+    "ClassBalancedLoss",
     "ClassificationLoss",
+    "DropLoss",
     "EqualizationLoss",
     "EqualizationLossV2",
+    "FederatedLoss",
+    "FocalLoss",
+    "InverseFrequencyLoss",
     "SeesawLoss",
     "SigmoidCrossEntropy",
     "SoftmaxCrossEntropy",

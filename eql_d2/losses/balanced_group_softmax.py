@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from eql_d2.losses.base import ClassificationLoss, at_least_float32
+from eql_d2.losses.base import ClassificationLoss, at_least_float32, class_statistics
 from eql_d2.losses.row_blocks import sum_over_rows
 
 
@@ -46,11 +46,7 @@ class BalancedGroupSoftmax(ClassificationLoss):
             raise ValueError(f"bin_edges is {tuple(bin_edges)}; each edge must be above the one before.")
         if others_ratio < 0:
             raise ValueError(f"others_ratio is {others_ratio}; it must not be negative.")
-        counts = torch.as_tensor(instance_counts, dtype=torch.float64)
-        if counts.shape != (num_classes,):
-            raise ValueError(f"instance_counts has shape {tuple(counts.shape)}; num_classes asks for ({num_classes},).")
-        if bool((counts < 0).any()):
-            raise ValueError("instance_counts must not be negative.")
+        counts = class_statistics("instance_counts", instance_counts, num_classes)
         self.others_ratio = others_ratio
 
         # Background is a class of the last group here; a stable sort keeps the ids ascending.

@@ -104,6 +104,25 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
+def class_statistics(name: str, values: Any, num_classes: int) -> Tensor:
+    """A number for each class, such as its count in the training data, as a checked (K,) float64 tensor.
+
+    Args:
+        name: of the argument, for the message.
+        values: K numbers, in anything that becomes a tensor.
+        num_classes: K.
+
+    Raises:
+        ValueError: there are not K of them, or one is negative or NaN.
+    """
+    statistics = torch.as_tensor(values, dtype=torch.float64)
+    if statistics.shape != (num_classes,):
+        raise ValueError(f"{name} has shape {tuple(statistics.shape)}; num_classes asks for ({num_classes},).")
+    if not bool((statistics >= 0).all()):
+        raise ValueError(f"{name} must not be negative.")
+    return statistics
+
+
 def prior_bias(prior_prob: float) -> float:
     """The logit whose sigmoid is ``prior_prob``.
 

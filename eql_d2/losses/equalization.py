@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from eql_d2.losses.base import class_statistics
 from eql_d2.losses.sigmoid import SigmoidLoss, weighted_sigmoid_sum
 
 
@@ -40,12 +41,8 @@ class EqualizationLoss(SigmoidLoss):
             raise ValueError(f"threshold is {threshold!r}; it must be one of {', '.join(THRESHOLD_FUNCTIONS)}.")
         if not 0 <= lambda_ <= 1:
             raise ValueError(f"lambda_ is {lambda_}; it must lie between 0 and 1.")
-        frequencies = torch.as_tensor(image_frequencies, dtype=torch.float64)
-        if frequencies.shape != (num_classes,):
-            raise ValueError(
-                f"image_frequencies has shape {tuple(frequencies.shape)}; num_classes asks for ({num_classes},)."
-            )
-        if not bool(((frequencies >= 0) & (frequencies <= 1)).all()):
+        frequencies = class_statistics("image_frequencies", image_frequencies, num_classes)
+        if bool((frequencies > 1).any()):
             raise ValueError("image_frequencies must lie between 0 and 1; divide image counts by the number of images.")
         self.lambda_ = lambda_
         self.threshold = threshold

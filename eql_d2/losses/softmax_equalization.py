@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eql_d2.losses.base import ClassificationLoss, at_least_float32
+from eql_d2.losses.base import ClassificationLoss, at_least_float32, class_statistics
 from eql_d2.losses.equalization import step_threshold
 from eql_d2.losses.row_blocks import sum_over_rows
 
@@ -32,13 +32,7 @@ class SoftmaxEqualizationLoss(ClassificationLoss):
 
     def __init__(self, num_classes: int, class_frequencies: Tensor, lambda_: float, gamma: float = 0.9) -> None:
         super().__init__(num_classes, num_logits=num_classes)
-        frequencies = torch.as_tensor(class_frequencies, dtype=torch.float64)
-        if frequencies.shape != (num_classes,):
-            raise ValueError(
-                f"class_frequencies has shape {tuple(frequencies.shape)}; num_classes asks for ({num_classes},)."
-            )
-        if bool((frequencies < 0).any()):
-            raise ValueError("class_frequencies must not be negative.")
+        frequencies = class_statistics("class_frequencies", class_frequencies, num_classes)
         if lambda_ < 0:
             raise ValueError(f"lambda_ is {lambda_}; it must not be negative.")
         if not 0 <= gamma <= 1:

@@ -5,6 +5,13 @@ from eql_d2.modeling.box_predictor import (
     LongTailPredictor,
     build_box_predictor,
 )
+from eql_d2.modeling.comparison_predictors import (
+    ClassBalancedPredictor,
+    DropLossPredictor,
+    FederatedPredictor,
+    FocalPredictor,
+    InverseFrequencyPredictor,
+)
 from eql_d2.modeling.mask_head import NormedMaskRCNNConvUpsampleHead
 from eql_d2.modeling.methods import (
     BAGSPredictor,
@@ -20,8 +27,13 @@ from eql_d2.modeling.roi_heads import LongTailCascadeROIHeads, LongTailROIHeads
 __all__ = [
     "BOX_PREDICTOR_REGISTRY",
     "BAGSPredictor",
+    "ClassBalancedPredictor",
+    "DropLossPredictor",
     "EQLPredictor",
     "EQLv2Predictor",
+    "FederatedPredictor",
+    "FocalPredictor",
+    "InverseFrequencyPredictor",
     "LongTailCascadeROIHeads",
     "LongTailPredictor",
     "LongTailROIHeads",

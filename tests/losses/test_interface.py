@@ -7,9 +7,14 @@ import torch
 
 from eql_d2.losses import (
     BalancedGroupSoftmax,
+    ClassBalancedLoss,
     ClassificationLoss,
+    DropLoss,
     EqualizationLoss,
     EqualizationLossV2,
+    FederatedLoss,
+    FocalLoss,
+    InverseFrequencyLoss,
     SeesawLoss,
     SigmoidCrossEntropy,
     SoftmaxCrossEntropy,
@@ -30,6 +35,14 @@ LOSSES = {
     "seesaw_mitigation_only": lambda: SeesawLoss(K, q=0),
     "seesaw_without_objectness": lambda: SeesawLoss(K, q=0, objectness=False),
     "bags": lambda: BalancedGroupSoftmax(K, INSTANCE_COUNTS, others_ratio=1.0),
+    "focal": lambda: FocalLoss(K),
+    "focal_steep": lambda: FocalLoss(K, gamma=0.5, alpha=0.6),
+    "class_balanced": lambda: ClassBalancedLoss(K, INSTANCE_COUNTS),
+    "inverse_frequency": lambda: InverseFrequencyLoss(K, INSTANCE_COUNTS),
+    "sqrt_inverse_frequency": lambda: InverseFrequencyLoss(K, INSTANCE_COUNTS, power=0.5),
+    "federated": lambda: FederatedLoss(K, FREQUENCIES, fed_loss_num_classes=4),
+    "drop_loss": lambda: DropLoss(K, FREQUENCIES),
+    "drop_loss_of_the_paper": lambda: DropLoss(K, FREQUENCIES, drop_frequent=True),
     "seql": lambda: SoftmaxEqualizationLoss(K, FREQUENCIES, lambda_=0.0015),
 }
 
@@ -121,7 +134,9 @@ def test_only_background(loss, batch):
     with torch.no_grad():
         before, after = (loss.scores(z)[:, :K].sum(dim=1) for z in (logits, logits - 0.01 * logits.grad))
     assert (after < before).all()
-    if loss.num_logits <= K + 1:  # each class has its own logit in the term of background RoIs
+    if isinstance(loss, FederatedLoss):  # background and three classes are in use
+        assert ((logits.grad > 0).all(dim=0).sum(), (logits.grad == 0).all(dim=0).sum()) == (3, K - 3)
+    elif loss.num_logits <= K + 1:  # each class has its own logit in the term of background RoIs
         assert (logits.grad[:, :K] > 0).all()
 
 
@@ -240,6 +255,8 @@ def test_compiled_equals_eager(name, loss, batch):
         loss = SoftmaxEqualizationLoss(K, FREQUENCIES, lambda_=0.0015, gamma=1.0)  # compiled code draws other numbers
     if name == "bags":
         loss = BalancedGroupSoftmax(K, INSTANCE_COUNTS, others_ratio=1000)
+    if name.startswith("drop_loss"):
+        loss = DropLoss(K, FREQUENCIES, lambda_=0.9, drop_frequent=loss.drop_frequent)  # foreground's alone are dropped
     eager = copy.deepcopy(loss)
     torch.compiler.reset()  # the other losses' code shares the limit on recompilations of `forward`
     compiled = torch.compile(loss, fullgraph=True)

@@ -99,10 +99,12 @@ def test_losses_are_finite_positive_and_fall_along_the_gradient(name, seed, scal
         assert sum(compute(loss, logits - step * logits.grad, gt_classes).values()) <= value + 1e-9
 
 
+DRAWS = ("bags", "seql", "federated", "drop_loss")  # random numbers for each RoI or class
+
+
 @settings(max_examples=15)
-@given(st.sampled_from(sorted(set(LOSSES) - {"bags", "seql"})), seeds)
+@given(st.sampled_from([name for name in LOSSES if not name.startswith(DRAWS)]), seeds)
 def test_the_order_of_rois_does_not_matter(name, seed):
-    """But for the random choices of BAGS and SEQL."""
     loss = LOSSES[name]()
     logits, gt_classes = make_batch(seed, 8, loss.num_logits)
     other = copy.deepcopy(loss)

@@ -1,0 +1,88 @@
+"""DropLoss: Hsieh et al., AAAI 2021, arXiv 2104.06402."""
+
+import torch
+from torch import Tensor
+
+from eql_d2.losses.base import class_statistics
+from eql_d2.losses.equalization import step_threshold
+from eql_d2.losses.row_blocks import row_blocks
+from eql_d2.losses.sigmoid import SigmoidLoss, weighted_sigmoid_sum
+
+
+class DropLoss(SigmoidLoss):
+    """Sigmoid cross-entropy that at random drops background RoIs' negatives of tail classes.
+
+    The weight of class j for RoI i, where T(f) = 1 if f < λ and y_ij = 1 if j is the RoI's class:
+
+    - foreground RoI: ``1 - T(f_j) (1 - y_ij)``, as in the Equalization Loss;
+    - background RoI: 1 or 0, drawn for each RoI and class; 1 with probability ``n_tail / n_foreground`` for a tail
+      class, where n counts this process's foreground RoIs, of tail classes or all. 1 for other classes.
+
+    That is the authors' code. In the paper the negatives of the other classes are dropped as well, and kept with
+    probability ``n_frequent / n_foreground``: that is ``drop_frequent``. Without a foreground RoI
+    nothing is dropped (in the code by way of a comparison with NaN). The sum is divided by the number of RoIs. In
+    evaluation mode nothing is dropped, from foreground RoIs neither. The tail follows from the data set, so it is
+    not stored in checkpoints.
+
+    Args:
+        num_classes: number K of foreground classes.
+        image_frequencies: (K,) share in [0, 1] of the training images that hold each class.
+        lambda_: tail threshold in (0, 1) on the image frequency; rare + common is 0.00177 in LVIS v0.5, and in
+            LVIS v1 0.0010062 by the authors' code.
+        drop_frequent: the paper's formula, which also drops background RoIs' negatives of frequent classes.
+
+    Raises:
+        ValueError: an argument is out of its range; the sentence names it.
+    """
+
+    is_tail: Tensor
+
+    def __init__(
+        self, num_classes: int, image_frequencies: Tensor, lambda_: float = 0.00177, drop_frequent: bool = False
+    ) -> None:
+        super().__init__(num_classes)
+        if not 0 < lambda_ < 1:
+            raise ValueError(f"lambda_ is {lambda_}; it must lie strictly between 0 and 1.")
+        frequencies = class_statistics("image_frequencies", image_frequencies, num_classes)
+        if bool((frequencies > 1).any()):
+            raise ValueError("image_frequencies must lie between 0 and 1; divide image counts by the number of images.")
+        self.lambda_ = lambda_
+        self.drop_frequent = drop_frequent
+        self.register_buffer("is_tail", step_threshold(frequencies, lambda_).bool(), persistent=False)
+
+    def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
+        one = logits.new_ones(self.num_classes)
+        if self.training:
+            kept = self.choose_negatives(gt_classes)
+            summed = weighted_sigmoid_sum(logits, gt_classes, one, lambda classes, kept: kept.to(one.dtype), kept)
+        else:
+            summed = weighted_sigmoid_sum(logits, gt_classes, one, lambda classes: one)
+        return {"loss_cls": summed / max(len(gt_classes), 1)}
+
+    @torch.no_grad()
+    def choose_negatives(self, gt_classes: Tensor) -> Tensor:
+        """Draw which negatives are kept: (R,) classes to (R, K) bool, without meaning at the RoI's own class."""
+        of_background = self.keep_probability(gt_classes)
+        of_foreground = (~self.is_tail).to(of_background.dtype)
+        is_background = (gt_classes == self.num_classes)[:, None]
+        kept = torch.empty(len(gt_classes), self.num_classes, dtype=torch.bool, device=gt_classes.device)
+        for block, background in row_blocks(kept, is_background):
+            # Of numbers in [0, 1) none is below 0, and all are below 1.
+            probability = torch.where(background, of_background, of_foreground)
+            block.copy_(torch.rand(block.shape, device=block.device) < probability)
+        return kept
+
+    def keep_probability(self, gt_classes: Tensor) -> Tensor:
+        """(K,) probabilities that a background RoI's negative is kept, from the (R,) classes of the mini-batch."""
+        is_foreground = gt_classes < self.num_classes
+        num_foreground = is_foreground.sum()
+        num_tail = (self.is_tail[gt_classes.clamp(max=self.num_classes - 1)] & is_foreground).sum()
+        tail = num_tail / num_foreground  # NaN without foreground
+        frequent = 1 - tail if self.drop_frequent else torch.ones_like(tail)
+        return torch.where(self.is_tail, tail, frequent).nan_to_num(nan=1.0)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{super().extra_repr()}, lambda_={self.lambda_}, drop_frequent={self.drop_frequent}, "
+            f"tail_classes={int(self.is_tail.sum())}"
+        )

@@ -1,0 +1,96 @@
+"""Focal loss: Lin et al., ICCV 2017, arXiv 1708.02002."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eql_d2.losses.row_blocks import row_blocks
+from eql_d2.losses.sigmoid import SigmoidLoss, own_column, set_own_column, softplus
+
+
+class FocalLoss(SigmoidLoss):
+    """Sigmoid cross-entropy whose easy terms are turned down.
+
+    With p the probability that a sigmoid gives to the truth of its class, a term is ``-α (1 - p)^γ log p`` for a
+    positive and ``-(1 - α) (1 - p)^γ log p`` for a negative (paper, equation 5). As in the box heads of the
+    long-tail papers' comparisons there is one sigmoid a class, and a background RoI is a negative of every class.
+
+    The sum is divided by the number of RoIs, as every other loss here, so that learning rates carry over. Other
+    conventions are constant factors of it: the paper divides by the number of positive anchors, the
+    Balanced Group Softmax code's comparison by RoIs times classes.
+
+    Args:
+        num_classes: number K of foreground classes.
+        gamma: focusing, at least 0; 0 is weighted cross-entropy.
+        alpha: weight in [0, 1] of positives; negatives weigh 1 - alpha.
+
+    Raises:
+        ValueError: an argument is out of its range; the sentence names it.
+    """
+
+    def __init__(self, num_classes: int, gamma: float = 2.0, alpha: float = 0.25) -> None:
+        super().__init__(num_classes)
+        if gamma < 0:
+            raise ValueError(f"gamma is {gamma}; it must not be negative.")
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha is {alpha}; it must lie between 0 and 1.")
+        self.gamma = gamma
+        self.alpha = alpha
+
+    def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
+        if torch.compiler.is_compiling():
+            summed = self._dense_sum(logits, gt_classes)
+        else:
+            summed = _FocalSum.apply(logits, gt_classes, self.gamma, self.alpha)
+        return {"loss_cls": summed / max(len(gt_classes), 1)}
+
+    def _dense_sum(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
+        """The formula at once, which the compiler fuses."""
+        is_own = gt_classes[:, None] == torch.arange(logits.shape[1], device=logits.device)
+        wrong = torch.where(is_own, -logits, logits)
+        # The power by its logarithm: its derivative is finite where the probability is 0.
+        terms = torch.exp(self.gamma * F.logsigmoid(wrong)) * -F.logsigmoid(-wrong)
+        return (terms * torch.where(is_own, self.alpha, 1 - self.alpha)).sum()
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, gamma={self.gamma}, alpha={self.alpha}"
+
+
+class _FocalSum(torch.autograd.Function):
+    """A block of rows at a time, with the backward pass by formula: only the gradient is of full size."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, gt_classes: Tensor, gamma: float, alpha: float) -> Tensor:
+        ctx.gamma, ctx.alpha = gamma, alpha
+        ctx.save_for_backward(logits, gt_classes)
+        return sum(_focal_terms(z, y, gamma, alpha).sum() for z, y in row_blocks(logits, gt_classes))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_sum: Tensor) -> tuple[Tensor | None, ...]:
+        logits, gt_classes = ctx.saved_tensors
+        grad_logits = torch.empty_like(logits)
+        for grad, z, y in row_blocks(grad_logits, logits, gt_classes):
+            grad.copy_(_slope(z, ctx.gamma)).mul_((1 - ctx.alpha) * grad_sum)
+            of_own = _slope(-z.gather(1, own_column(y, z)), ctx.gamma)
+            set_own_column(grad, y, -ctx.alpha * grad_sum * of_own)
+        return grad_logits, None, None, None
+
+
+def _focal_terms(logits: Tensor, gt_classes: Tensor, gamma: float, alpha: float) -> Tensor:
+    terms = _term(logits, gamma).mul_(1 - alpha)
+    return set_own_column(terms, gt_classes, alpha * _term(-logits.gather(1, own_column(gt_classes, logits)), gamma))
+
+
+def _term(logits: Tensor, gamma: float) -> Tensor:
+    """σ(z)^γ log(1 + e^z): a negative without its weight; of -z, a positive."""
+    return softplus(logits).mul_(logits.sigmoid().pow_(gamma))
+
+
+def _slope(logits: Tensor, gamma: float) -> Tensor:
+    """The derivative of :func:`_term`: σ(z)^γ (γ (1 - σ(z)) log(1 + e^z) + σ(z))."""
+    probability = logits.sigmoid()
+    slope = softplus(logits).mul_(gamma).mul_(1 - probability).add_(probability)
+    return slope.mul_(probability.pow_(gamma))

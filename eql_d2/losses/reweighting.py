@@ -1,0 +1,126 @@
+"""Softmax cross-entropy with a weight for each class: by effective numbers, and by inverse frequency."""
+
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from eql_d2.losses.base import class_statistics
+from eql_d2.losses.cross_entropy import SoftmaxCrossEntropy
+from eql_d2.losses.row_blocks import sum_over_rows
+
+
+class ReweightedSoftmaxCrossEntropy(SoftmaxCrossEntropy):
+    """Softmax cross-entropy over K + 1 logits, each RoI weighted by its class; background weighs 1.
+
+    The raw weights are divided by their mean over the classes, then clipped (both as in the comparisons of Balanced
+    Group Softmax's code). A class without instances weighs as one with a single instance and has no part in the
+    mean, so it changes no other class's weight. The sum is divided by the number of RoIs, not by the sum of
+    their weights. The weights follow from the data set, so they are not stored in checkpoints.
+
+    Args:
+        num_classes: number K of foreground classes.
+        instance_counts: (K,) number of training instances of each class, at least 0.
+        weight_range: smallest and largest weight of a foreground class.
+
+    Raises:
+        ValueError: an argument is out of its range; the sentence names it.
+    """
+
+    class_weights: Tensor
+
+    def __init__(self, num_classes: int, instance_counts: Tensor, weight_range: tuple[float, float]) -> None:
+        super().__init__(num_classes)
+        counts = class_statistics("instance_counts", instance_counts, num_classes)
+        if len(weight_range) != 2 or not 0 <= weight_range[0] <= weight_range[1]:
+            raise ValueError(
+                f"weight_range is {tuple(weight_range)}; it must be the smallest and the largest weight, at least 0."
+            )
+        raw = self.raw_weights(counts.clamp(min=1))
+        occurring = counts > 0
+        mean = raw[occurring].mean() if occurring.any() else raw.mean()
+        weights = (raw / mean).clamp(*weight_range)
+        self.weight_range = tuple(weight_range)
+        self.register_buffer("class_weights", F.pad(weights, (0, 1), value=1.0).float(), persistent=False)
+
+    def raw_weights(self, counts: Tensor) -> Tensor:
+        """Weights up to a common factor, from (K,) float64 counts of at least 1."""
+        raise NotImplementedError
+
+    def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
+        weighted = partial(F.cross_entropy, weight=self.class_weights.to(logits.dtype), reduction="sum")
+        return {"loss_cls": sum_over_rows(weighted, logits, gt_classes) / max(len(gt_classes), 1)}
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, weight_range={self.weight_range}"
+
+
+class ClassBalancedLoss(ReweightedSoftmaxCrossEntropy):
+    """Class-balanced softmax cross-entropy: Cui et al., CVPR 2019, arXiv 1901.05555.
+
+    A class with n instances weighs ``(1 - β) / (1 - β^n)``, the inverse of its effective number of samples (paper,
+    equation 3), before the normalisation that :class:`ReweightedSoftmaxCrossEntropy` states.
+
+    Args:
+        num_classes: number K of foreground classes.
+        instance_counts: (K,) number of training instances of each class, at least 0.
+        beta: in [0, 1); 0 weighs all classes the same, near 1 the weights near the inverse frequency.
+        weight_range: smallest and largest weight of a foreground class.
+
+    Raises:
+        ValueError: an argument is out of its range; the sentence names it.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        instance_counts: Tensor,
+        beta: float = 0.999,
+        weight_range: tuple[float, float] = (0.1, 5.0),
+    ) -> None:
+        if not 0 <= beta < 1:
+            raise ValueError(f"beta is {beta}; it must be at least 0 and below 1.")
+        self.beta = beta
+        super().__init__(num_classes, instance_counts, weight_range)
+
+    def raw_weights(self, counts: Tensor) -> Tensor:
+        return (1 - self.beta) / (1 - self.beta**counts)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, beta={self.beta}"
+
+
+class InverseFrequencyLoss(ReweightedSoftmaxCrossEntropy):
+    """Softmax cross-entropy re-weighted by the inverse class frequency, or by a power of it.
+
+    A class with n instances weighs ``n^-power`` before the normalisation that :class:`ReweightedSoftmaxCrossEntropy`
+    states. Power 1 is the re-weighting of Balanced Group Softmax's comparison (Li et al., CVPR 2020, table 1),
+    power 0.5 its usual milder form by the square root, power 0 plain cross-entropy.
+
+    Args:
+        num_classes: number K of foreground classes.
+        instance_counts: (K,) number of training instances of each class, at least 0.
+        power: of the inverse frequency, at least 0.
+        weight_range: smallest and largest weight of a foreground class.
+
+    Raises:
+        ValueError: an argument is out of its range; the sentence names it.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        instance_counts: Tensor,
+        power: float = 1.0,
+        weight_range: tuple[float, float] = (0.1, 5.0),
+    ) -> None:
+        if power < 0:
+            raise ValueError(f"power is {power}; it must not be negative.")
+        self.power = power
+        super().__init__(num_classes, instance_counts, weight_range)
+
+    def raw_weights(self, counts: Tensor) -> Tensor:
+        return counts**-self.power
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, power={self.power}"
