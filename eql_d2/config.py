@@ -104,8 +104,6 @@ def _add_comparison_keys(cfg: CfgNode) -> None:
     cfg.MODEL.LONG_TAIL.DROP_LOSS = CfgNode()
     # As for EQL. The authors' code has 0.0010062 for LVIS v1.
     cfg.MODEL.LONG_TAIL.DROP_LOSS.LAMBDA = 0.00177
-    # The paper's formula, which also drops background's negatives of frequent classes; the authors' code does not.
-    cfg.MODEL.LONG_TAIL.DROP_LOSS.DROP_FREQUENT = False
 
 
 def _add_data_keys(cfg: CfgNode) -> None:

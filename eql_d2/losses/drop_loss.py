@@ -18,18 +18,16 @@ class DropLoss(SigmoidLoss):
     - background RoI: 1 or 0, drawn for each RoI and class; 1 with probability ``n_tail / n_foreground`` for a tail
       class, where n counts this process's foreground RoIs, of tail classes or all. 1 for other classes.
 
-    That is the authors' code. In the paper the negatives of the other classes are dropped as well, and kept with
-    probability ``n_frequent / n_foreground``: that is ``drop_frequent``. Without a foreground RoI
-    nothing is dropped (in the code by way of a comparison with NaN). The sum is divided by the number of RoIs. In
+    That is the authors' code. Without a foreground RoI nothing is dropped (in the code by way of a comparison with
+    NaN). The sum is divided by the number of RoIs. In
     evaluation mode nothing is dropped, from foreground RoIs neither. The tail follows from the data set, so it is
     not stored in checkpoints.
 
     Args:
         num_classes: number K of foreground classes.
         image_frequencies: (K,) share in [0, 1] of the training images that hold each class.
-        lambda_: tail threshold in (0, 1) on the image frequency; rare + common is 0.00177 in LVIS v0.5, and in
+        lambda_: tail threshold in [0, 1] on the image frequency; rare + common is 0.00177 in LVIS v0.5, and in
             LVIS v1 0.0010062 by the authors' code.
-        drop_frequent: the paper's formula, which also drops background RoIs' negatives of frequent classes.
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
@@ -37,17 +35,14 @@ class DropLoss(SigmoidLoss):
 
     is_tail: Tensor
 
-    def __init__(
-        self, num_classes: int, image_frequencies: Tensor, lambda_: float = 0.00177, drop_frequent: bool = False
-    ) -> None:
+    def __init__(self, num_classes: int, image_frequencies: Tensor, lambda_: float = 0.00177) -> None:
         super().__init__(num_classes)
-        if not 0 < lambda_ < 1:
-            raise ValueError(f"lambda_ is {lambda_}; it must lie strictly between 0 and 1.")
+        if not 0 <= lambda_ <= 1:
+            raise ValueError(f"lambda_ is {lambda_}; it must lie between 0 and 1.")
         frequencies = class_statistics("image_frequencies", image_frequencies, num_classes)
         if bool((frequencies > 1).any()):
             raise ValueError("image_frequencies must lie between 0 and 1; divide image counts by the number of images.")
         self.lambda_ = lambda_
-        self.drop_frequent = drop_frequent
         self.register_buffer("is_tail", step_threshold(frequencies, lambda_).bool(), persistent=False)
 
     def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
@@ -78,11 +73,7 @@ class DropLoss(SigmoidLoss):
         num_foreground = is_foreground.sum()
         num_tail = (self.is_tail[gt_classes.clamp(max=self.num_classes - 1)] & is_foreground).sum()
         tail = num_tail / num_foreground  # NaN without foreground
-        frequent = 1 - tail if self.drop_frequent else torch.ones_like(tail)
-        return torch.where(self.is_tail, tail, frequent).nan_to_num(nan=1.0)
+        return torch.where(self.is_tail, tail, 1.0).nan_to_num(nan=1.0)
 
     def extra_repr(self) -> str:
-        return (
-            f"{super().extra_repr()}, lambda_={self.lambda_}, drop_frequent={self.drop_frequent}, "
-            f"tail_classes={int(self.is_tail.sum())}"
-        )
+        return f"{super().extra_repr()}, lambda_={self.lambda_}, tail_classes={int(self.is_tail.sum())}"

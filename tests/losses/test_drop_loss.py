@@ -33,9 +33,8 @@ def batch():
     return logits, torch.tensor(CLASSES)
 
 
-@pytest.mark.parametrize("drop_frequent", [False, True])
-def test_equals_the_loop(batch, drop_frequent):
-    loss = DropLoss(K, FREQUENCIES, drop_frequent=drop_frequent)
+def test_equals_the_loop(batch):
+    loss = DropLoss(K, FREQUENCIES)
     with torch.random.fork_rng():
         for seed in range(5):
             torch.manual_seed(seed)
@@ -45,29 +44,26 @@ def test_equals_the_loop(batch, drop_frequent):
             assert value.item() == pytest.approx(drop_loss_by_loop(*batch, kept.tolist()), rel=1e-12)
 
 
-@pytest.mark.parametrize("drop_frequent", [False, True])
-def test_chances_are_the_shares_of_the_foreground(drop_frequent):
-    loss, repeats = DropLoss(K, FREQUENCIES, drop_frequent=drop_frequent), 4000
+def test_chances_are_the_shares_of_the_foreground():
+    loss, repeats = DropLoss(K, FREQUENCIES), 4000
     gt_classes = torch.tensor(CLASSES + [K] * repeats)
     with torch.random.fork_rng():
         torch.manual_seed(3)
         kept = loss.choose_negatives(gt_classes)[len(CLASSES) :].double()
     for j, is_tail in enumerate(TAIL):
-        chance = 3 / 8 if is_tail else (5 / 8 if drop_frequent else 1.0)
+        chance = 3 / 8 if is_tail else 1.0
         assert abs(kept[:, j].mean().item() - chance) <= 4 * math.sqrt(chance * (1 - chance) / repeats), j
-    if not drop_frequent:  # each RoI and class has a draw of its own
-        tail = kept[:, torch.tensor(TAIL)] - 3 / 8
-        correlation = (tail.T @ tail / repeats - torch.eye(3) * 15 / 64).abs().max()
-        assert correlation < 4 * 15 / 64 / math.sqrt(repeats)
-        assert abs((tail[1:] * tail[:-1]).mean().item()) < 4 * 15 / 64 / math.sqrt(3 * repeats)
+    # Each RoI and class has a draw of its own.
+    tail = kept[:, torch.tensor(TAIL)] - 3 / 8
+    correlation = (tail.T @ tail / repeats - torch.eye(3) * 15 / 64).abs().max()
+    assert correlation < 4 * 15 / 64 / math.sqrt(repeats)
+    assert abs((tail[1:] * tail[:-1]).mean().item()) < 4 * 15 / 64 / math.sqrt(3 * repeats)
 
 
 def test_foreground_alone_is_the_equalization_loss(batch):
     logits, gt_classes = batch[0][:8], batch[1][:8]
-    for loss in (DropLoss(K, FREQUENCIES), DropLoss(K, FREQUENCIES, drop_frequent=True)):
-        torch.testing.assert_close(
-            loss(logits, gt_classes)["loss_cls"], EqualizationLoss(K, FREQUENCIES)(logits, gt_classes)["loss_cls"]
-        )
+    ours, eql = (loss(K, FREQUENCIES)(logits, gt_classes)["loss_cls"] for loss in (DropLoss, EqualizationLoss))
+    torch.testing.assert_close(ours, eql)
 
 
 def test_foreground_of_tail_classes_keeps_all_background(batch):
@@ -80,14 +76,12 @@ def test_foreground_of_tail_classes_keeps_all_background(batch):
 
 def test_foreground_of_frequent_classes_spares_the_tail_altogether(batch):
     logits, gt_classes = batch[0], torch.tensor([0, 1, 3] + [K] * 8)
-    for loss in (DropLoss(K, FREQUENCIES), DropLoss(K, FREQUENCIES, drop_frequent=True)):
-        everywhere = EqualizationLoss(K, FREQUENCIES, exclude_background=False)
-        torch.testing.assert_close(loss(logits, gt_classes)["loss_cls"], everywhere(logits, gt_classes)["loss_cls"])
+    everywhere = EqualizationLoss(K, FREQUENCIES, exclude_background=False)(logits, gt_classes)["loss_cls"]
+    torch.testing.assert_close(DropLoss(K, FREQUENCIES)(logits, gt_classes)["loss_cls"], everywhere)
 
 
-@pytest.mark.parametrize("drop_frequent", [False, True])
-def test_without_foreground_or_in_evaluation_mode_it_is_sigmoid_cross_entropy(batch, drop_frequent):
-    plain, loss = SigmoidCrossEntropy(K), DropLoss(K, FREQUENCIES, drop_frequent=drop_frequent)
+def test_without_foreground_or_in_evaluation_mode_it_is_sigmoid_cross_entropy(batch):
+    plain, loss = SigmoidCrossEntropy(K), DropLoss(K, FREQUENCIES)
     background = torch.full_like(batch[1], K)
     torch.testing.assert_close(
         loss(batch[0], background)["loss_cls"], plain(batch[0], background)["loss_cls"], rtol=0, atol=0
@@ -108,7 +102,7 @@ def test_the_threshold_is_strict():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"lambda_": 0}, "lambda_ is 0; it must lie strictly between 0 and 1"),
+        ({"lambda_": -0.1}, "lambda_ is -0.1; it must lie between 0 and 1"),
         ({"image_frequencies": [0.1]}, r"image_frequencies has shape \(1,\); num_classes asks for \(6,\)"),
         ({"image_frequencies": [-0.1] * K}, "image_frequencies must not be negative"),
         ({"image_frequencies": [30] * K}, "image_frequencies must lie between 0 and 1; divide image counts"),

@@ -42,7 +42,6 @@ LOSSES = {
     "sqrt_inverse_frequency": lambda: InverseFrequencyLoss(K, INSTANCE_COUNTS, power=0.5),
     "federated": lambda: FederatedLoss(K, FREQUENCIES, fed_loss_num_classes=4),
     "drop_loss": lambda: DropLoss(K, FREQUENCIES),
-    "drop_loss_of_the_paper": lambda: DropLoss(K, FREQUENCIES, drop_frequent=True),
     "seql": lambda: SoftmaxEqualizationLoss(K, FREQUENCIES, lambda_=0.0015),
 }
 
@@ -256,7 +255,7 @@ def test_compiled_equals_eager(name, loss, batch):
     if name == "bags":
         loss = BalancedGroupSoftmax(K, INSTANCE_COUNTS, others_ratio=1000)
     if name.startswith("drop_loss"):
-        loss = DropLoss(K, FREQUENCIES, lambda_=0.9, drop_frequent=loss.drop_frequent)  # foreground's alone are dropped
+        loss = DropLoss(K, FREQUENCIES, lambda_=0.9)  # foreground's alone are dropped
     eager = copy.deepcopy(loss)
     torch.compiler.reset()  # the other losses' code shares the limit on recompilations of `forward`
     compiled = torch.compile(loss, fullgraph=True)

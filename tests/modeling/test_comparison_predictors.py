@@ -70,9 +70,8 @@ def test_every_key_arrives(tiny_cfg):
     node.FEDERATED.FED_LOSS_NUM_CLASSES, node.FEDERATED.FED_LOSS_FREQ_WEIGHT_POWER = 3, 1.0
     federated = build(tiny_cfg, "FederatedPredictor").loss
     assert (federated.fed_loss_num_classes, federated.fed_loss_freq_weight_power) == (3, 1.0)
-    node.DROP_LOSS.LAMBDA, node.DROP_LOSS.DROP_FREQUENT = 0.2, True
-    drop = build(tiny_cfg, "DropLossPredictor").loss
-    assert (drop.lambda_, drop.drop_frequent) == (0.2, True)
+    node.DROP_LOSS.LAMBDA = 0.2
+    assert build(tiny_cfg, "DropLossPredictor").loss.lambda_ == 0.2
 
 
 def test_a_value_out_of_range_is_named(tiny_cfg):
