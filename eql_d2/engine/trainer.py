@@ -91,6 +91,7 @@ class LongTailTrainer(DefaultTrainer):
             output_dir=folder,
             max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
             engine=cfg.TEST.LVIS_ENGINE,
+            fixed_ap=cfg.TEST.FIXED_AP,
         )
 
     @classmethod

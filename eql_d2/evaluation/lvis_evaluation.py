@@ -1,26 +1,22 @@
 """LVIS metrics as a Detectron2 evaluator, for any dataset in the LVIS format."""
 
-import csv
-import itertools
 import logging
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import orjson
+import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 
-from eql_d2.data.categories import dataset_counts
 from eql_d2.data.lvis_format import read_annotation_file
 from eql_d2.errors import UserError
-from eql_d2.evaluation.engines import ENGINES, METRIC_NAMES
-
-LVIS_MAX_DETECTIONS = 300
+from eql_d2.evaluation.evaluation import LVIS_MAX_DETECTIONS, Evaluation, engine_by_name, write_class_ap
+from eql_d2.evaluation.ground_truth import GroundTruth
+from eql_d2.evaluation.result_parts import ResultParts
 
 logger = logging.getLogger(__name__)
 
@@ -28,13 +24,18 @@ logger = logging.getLogger(__name__)
 class LVISEvaluator(DatasetEvaluator):
     """AP, AP of rare, common and frequent classes, and AR by LVIS's federated rules.
 
+    Nothing grows with the dataset but the ground truth (about the size of its file, in every process) and the
+    engine's compact states: results go to disk as they come. With several machines, ``output_dir`` has to be a
+    folder that they share for the results of all to be saved; the metrics do not depend on it.
+
     Args:
         dataset_name: registered dataset whose metadata has ``json_file`` in the LVIS format.
         tasks: "bbox" and/or "segm"; None infers them from the first predictions.
         distributed: gather from all processes; False evaluates what this process saw.
         output_dir: folder for ``lvis_instances_results.json`` and per-class AP as CSV; None writes nothing.
         max_dets_per_image: detections of an image that count, at most LVIS's 300; None or -1 is 300.
-        engine: key of :data:`ENGINES`.
+        engine: key of :data:`eql_d2.evaluation.evaluation.ENGINES` for LVIS's rules.
+        fixed_ap: also compute AP-fixed, and save all detections.
 
     Raises:
         UserError: the annotation file is missing or broken, or the engine is unknown.
@@ -49,32 +50,35 @@ class LVISEvaluator(DatasetEvaluator):
         *,
         max_dets_per_image: int | None = None,
         engine: str = "hotcoco",
+        fixed_ap: bool = False,
     ) -> None:
-        if engine not in ENGINES:
-            raise UserError(f"TEST.LVIS_ENGINE is {engine!r}; it must be one of {', '.join(ENGINES)}.")
-        counts = dataset_counts((dataset_name,))
-        self._category_ids, self._class_names = counts.category_ids, counts.names
-        self._annotation_file = MetadataCatalog.get(dataset_name).json_file
-        self._ground_truth = read_annotation_file(self._annotation_file)
-        self._images = {image["id"]: image for image in self._ground_truth["images"]}
-        self._annotations: dict[int, list] = defaultdict(list)
-        for annotation in self._ground_truth["annotations"]:
-            self._annotations[annotation["image_id"]].append(annotation)
+        engine_by_name(engine, "lvis")
+        metadata = MetadataCatalog.get(dataset_name)
+        if metadata.get("prepare"):
+            metadata.prepare()
+        self._ground_truth = GroundTruth(read_annotation_file(metadata.json_file), metadata.json_file)
+        self._category_ids = self._ground_truth.category_ids
         self._tasks = tuple(tasks) if tasks else None
         self._distributed = distributed
         self._output_dir = Path(output_dir) if output_dir else None
         unlimited = max_dets_per_image is None or max_dets_per_image < 0  # -1 is Detectron2's "all"
         self._max_dets = LVIS_MAX_DETECTIONS if unlimited else min(max_dets_per_image, LVIS_MAX_DETECTIONS)
-        self._engine_class = ENGINES[engine]
+        self._engine, self._fixed_ap = engine, fixed_ap
+        self._parts: ResultParts | None = None
         self.reset()
 
     def reset(self) -> None:
         """Forget all predictions."""
-        self._results: list[dict[str, Any]] = []
-        self._engines = self._make_engines() if self._tasks else {}
+        if self._parts:
+            self._parts.discard()
+        self._parts = ResultParts(self._output_dir / "lvis_instances_results.json") if self._output_dir else None
+        self._evaluation = self._start() if self._tasks else None
 
-    def _make_engines(self) -> dict[str, Any]:
-        return {task: self._engine_class(self._ground_truth, task) for task in self._tasks}
+    def _start(self) -> Evaluation | None:
+        """None for a test set, which has no annotations."""
+        if not self._ground_truth.is_labelled:
+            return None
+        return Evaluation(self._ground_truth, self._tasks, self._engine, self._max_dets, self._fixed_ap)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Take the predictions of some images.
@@ -84,26 +88,29 @@ class LVISEvaluator(DatasetEvaluator):
             outputs: dicts with ``instances``, in the size of the original images.
 
         Raises:
-            UserError: an image is not in the annotation file.
+            UserError: an image is not in the annotation file or comes twice, a score or a box is not finite, or
+                the results cannot be written.
         """
         for image, output in zip(inputs, outputs, strict=True):
             self._process_image(image["image_id"], output["instances"].to("cpu"))
 
     def _process_image(self, image_id: int, instances: Any) -> None:
-        if image_id not in self._images:
-            raise UserError(f"Image id {image_id} is not in {self._annotation_file}.")
-        if not self._engines:
-            self._tasks = self._tasks or (("bbox", "segm") if instances.has("pred_masks") else ("bbox",))
-            self._engines = self._make_engines()
+        if image_id not in self._ground_truth.images:
+            raise UserError(f"Image id {image_id} is not in {self._ground_truth.source}.")
+        if not (torch.isfinite(instances.scores).all() and torch.isfinite(instances.pred_boxes.tensor).all()):
+            raise UserError(f"The model's predictions for image id {image_id} hold a score or box that is not finite.")
+        if self._tasks is None:
+            self._tasks = ("bbox", "segm") if instances.has("pred_masks") else ("bbox",)
+            self._evaluation = self._start()
         # The sort is stable, so that detections of equal score keep the model's order.
-        best = instances.scores.argsort(descending=True, stable=True)[: self._max_dets]
-        results = instances_to_coco_json(instances[best], image_id)
+        best = instances.scores.argsort(descending=True, stable=True)
+        results = instances_to_coco_json(instances[best if self._fixed_ap else best[: self._max_dets]], image_id)
         for result in results:
             result["category_id"] = self._category_ids[result["category_id"]]
-        for engine in self._engines.values():
-            engine.update(self._images[image_id], self._annotations.get(image_id, []), results)
-        if self._output_dir:
-            self._results.extend(results)
+        if self._evaluation:
+            self._evaluation.add_image(image_id, results)
+        if self._parts:
+            self._parts.write(results)
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]]:
         """Compute the metrics.
@@ -111,46 +118,28 @@ class LVISEvaluator(DatasetEvaluator):
         Returns:
             On the first process ``{"bbox": {metric: percent}, "segm": …}``, NaN where a metric is undefined
             (no class of that group); elsewhere an empty dict.
+
+        Raises:
+            UserError: the results cannot be written.
         """
-        if self._output_dir:
-            self._save_results()
-        metrics = OrderedDict()
-        if not self._ground_truth["annotations"]:
-            logger.info("%s has no annotations; results are saved, not evaluated.", self._annotation_file)
-            return metrics
+        if self._parts:
+            saved = self._parts.join(self._distributed)
+            if saved:
+                logger.info("Saved the results to %s.", saved)
+        if not self._ground_truth.is_labelled:
+            logger.info("%s has no annotations; results are saved, not evaluated.", self._ground_truth.source)
+            return OrderedDict()
         self._agree_on_tasks()
-        for task, engine in self._engines.items():
-            computed = engine.metrics(self._distributed)
-            if computed is not None:
-                values, class_ap = computed
-                metrics[task] = {name: _percent(values[name]) for name in METRIC_NAMES}
-                if self._output_dir:
-                    self._save_class_ap(task, class_ap)
-        return metrics
+        metrics = self._evaluation.compute(self._distributed) if self._evaluation else {}
+        if self._output_dir:
+            for task, of_task in metrics.items():
+                self._output_dir.mkdir(parents=True, exist_ok=True)
+                write_class_ap(self._output_dir / f"per_class_ap_{task}.csv", self._ground_truth, of_task.class_ap)
+        return OrderedDict((task, of_task.values) for task, of_task in metrics.items())
 
     def _agree_on_tasks(self) -> None:
         """Let a process that saw no image join in the tasks that the others inferred."""
         if self._distributed:
             self._tasks = next((tasks for tasks in comm.all_gather(self._tasks) if tasks), None)
-        if self._tasks and not self._engines:
-            self._engines = self._make_engines()
-
-    def _save_results(self) -> None:
-        shards = comm.gather(self._results, dst=0) if self._distributed else [self._results]
-        if shards:
-            self._output_dir.mkdir(parents=True, exist_ok=True)
-            path = self._output_dir / "lvis_instances_results.json"
-            path.write_bytes(orjson.dumps(list(itertools.chain(*shards))))
-            logger.info("Saved the results to %s.", path)
-
-    def _save_class_ap(self, task: str, class_ap: np.ndarray) -> None:
-        frequencies = {c["id"]: c.get("frequency", "") for c in self._ground_truth["categories"]}
-        with open(self._output_dir / f"per_class_ap_{task}.csv", "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["category_id", "name", "frequency", "AP"])
-            for category_id, name, ap in zip(self._category_ids, self._class_names, class_ap, strict=True):
-                writer.writerow([category_id, name, frequencies[category_id], f"{100 * ap:.4f}"])
-
-
-def _percent(value: float) -> float:
-    return 100 * float(value) if value >= 0 else float("nan")
+        if self._tasks and not self._evaluation:
+            self._evaluation = self._start()

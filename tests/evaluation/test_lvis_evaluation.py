@@ -13,7 +13,8 @@ from eql_d2.data.datasets import register_custom_datasets, register_lvis_format
 from eql_d2.engine import launch
 from eql_d2.errors import UserError
 from eql_d2.evaluation import LVISEvaluator
-from eql_d2.evaluation.engines import METRIC_NAMES, run_official_evaluation
+from eql_d2.evaluation.engines import METRIC_NAMES
+from eql_d2.evaluation.references import run_official_evaluation
 from tests.evaluation.predictions import (
     TASKS,
     evaluate,
@@ -226,8 +227,19 @@ def test_files_and_the_ap_of_each_class(tiny_cfg, tmp_path):
 def test_unknown_image_and_engine(tiny_cfg):
     with pytest.raises(UserError, match=r"^Image id 99 is not in .*val.json"):
         evaluate("tiny_val", [({"image_id": 99}, make_instances({"height": 64, "width": 64}, []))])
-    with pytest.raises(UserError, match=r"LVIS_ENGINE is 'coco'; it must be one of hotcoco, lvis"):
+    with pytest.raises(UserError, match=r"'coco' .TEST.LVIS_ENGINE.*by LVIS's rules it must be one of hotcoco, lvis"):
         LVISEvaluator("tiny_val", engine="coco")
+
+
+@pytest.mark.parametrize("where", ["scores", "boxes"])
+def test_predictions_that_are_not_finite(tiny_cfg, where):
+    record, instances = next(p for p in noisy_predictions("tiny_val") if len(p[1]))
+    values = instances.scores if where == "scores" else instances.pred_boxes.tensor[0]
+    values[0] = float("nan")
+    with pytest.raises(
+        UserError, match=f"predictions for image id {record['image_id']} hold a score or box that is not"
+    ):
+        evaluate("tiny_val", [(record, instances)])
 
 
 def test_a_test_set_gets_its_results_saved(tiny_cfg, tiny_set, tmp_path):
@@ -269,7 +281,8 @@ def evaluate_shares(cfg, path):
     for engine in ENGINES:
         for split, share in (("even", predictions[rank::size]), ("one", predictions if rank == 0 else [])):
             folder = f"{path}_{engine}_{split}"
-            metrics = evaluate("tiny_val", share, None, distributed=True, engine=engine, output_dir=folder)
+            options = {"engine": engine, "output_dir": folder, "fixed_ap": engine == "hotcoco"}
+            metrics = evaluate("tiny_val", share, None, distributed=True, **options)
             assert bool(metrics) == (rank == 0)
             everything[engine, split] = metrics
     if rank == 0:
@@ -279,8 +292,17 @@ def evaluate_shares(cfg, path):
 def test_two_processes_equal_one(tiny_cfg, tmp_path):
     pytest.importorskip("lvis")
     launch(evaluate_shares, device="cpu", num_processes_per_machine=2, args=(tiny_cfg, tmp_path / "two"))
-    expected = evaluate("tiny_val", noisy_predictions("tiny_val", seed=4))
+    predictions = noisy_predictions("tiny_val", seed=4)
+    expected = evaluate("tiny_val", predictions, fixed_ap=True)
     for (engine, split), metrics in torch.load(tmp_path / "two", weights_only=False).items():
-        assert_same_metrics(metrics, expected)
-        results = orjson.loads((tmp_path / f"two_{engine}_{split}" / "lvis_instances_results.json").read_bytes())
+        for task in TASKS:
+            fixed = {name: metrics[task].pop(name) for name in list(metrics[task]) if name.endswith("-fixed")}
+            assert len(fixed) == (9 if engine == "hotcoco" else 0)
+            assert fixed == pytest.approx({name: expected[task][name] for name in fixed}, abs=1e-9, nan_ok=True)
+        assert_same_metrics(metrics, {t: {n: expected[t][n] for n in METRIC_NAMES} for t in TASKS})
+        folder = tmp_path / f"two_{engine}_{split}"
+        assert not list(folder.glob("*.part-*"))
+        results = orjson.loads((folder / "lvis_instances_results.json").read_bytes())
+        limit = 10_000 if engine == "hotcoco" else 300  # all are saved where AP-fixed is asked for
+        assert len(results) == sum(min(len(instances), limit) for _, instances in predictions)
         assert len({result["image_id"] for result in results}) > 6

@@ -1,0 +1,158 @@
+"""Evaluation of files: annotations and results of any framework."""
+
+import gc
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+from tqdm import tqdm
+
+from eql_d2.data.categories import CategoryCounts, read_count_file
+from eql_d2.errors import UserError
+from eql_d2.evaluation.evaluation import Evaluation, engine_by_name, write_class_ap
+from eql_d2.evaluation.ground_truth import FEDERATED_KEYS, GroundTruth
+from eql_d2.evaluation.results_file import PROGRESS_AFTER, ResultsFile
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_files(
+    annotations: str | Path,
+    results: str | Path,
+    tasks: Sequence[str] | None = None,
+    *,
+    engine: str = "hotcoco",
+    rules: str | None = None,
+    train_annotations: str | Path | None = None,
+    category_counts: str | Path | None = None,
+    fixed_ap: bool = False,
+    class_ap_folder: str | Path | None = None,
+) -> dict[str, dict[str, float]]:
+    """Evaluate a results file on all images of an annotation file.
+
+    Args:
+        annotations: LVIS- or COCO-format annotation file.
+        results: JSON list of ``{"image_id", "category_id", "score", "bbox" and/or "segmentation"}``.
+        tasks: "bbox", "segm" and/or "boundary"; None takes boxes and masks, as far as the results have them.
+        engine: key of :data:`eql_d2.evaluation.evaluation.ENGINES`.
+        rules: "lvis" or "coco"; None asks the annotation file (see :func:`read_ground_truth`).
+        train_annotations: annotation file of the training set, whose image counts make the groups r, c, f.
+        category_counts: file of such counts (form: datasets/metadata), instead.
+        fixed_ap: also compute AP-fixed.
+        class_ap_folder: folder for ``per_class_ap_{task}.csv``; None writes none.
+
+    Returns:
+        Task → metric → percent, NaN where undefined.
+
+    Raises:
+        UserError: a file is missing or broken; the sentence names the entry.
+    """
+    ground_truth = read_ground_truth(annotations, rules)
+    engine_by_name(engine, ground_truth.rules)
+    _set_groups(ground_truth, train_annotations, category_counts)
+    results_file = ResultsFile(results, ground_truth, tasks)
+    evaluation = Evaluation(ground_truth, results_file.tasks, engine, fixed_ap=fixed_ap)
+    for image_id in tqdm(ground_truth.images, desc="evaluating", unit="image", delay=PROGRESS_AFTER):
+        evaluation.add_image(image_id, results_file.of_image(image_id))
+    metrics = evaluation.compute()
+    if class_ap_folder:
+        folder = Path(class_ap_folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for task, of_task in metrics.items():
+                write_class_ap(folder / f"per_class_ap_{task}.csv", ground_truth, of_task.class_ap)
+        except OSError as error:
+            raise UserError(f"Folder {folder} cannot be written ({error.strerror}); name another.") from None
+    return {task: of_task.values for task, of_task in metrics.items()}
+
+
+def read_ground_truth(path: str | Path, rules: str | None = None) -> GroundTruth:
+    """Read an annotation file in the LVIS or the COCO format.
+
+    Args:
+        path: the file.
+        rules: "lvis" or "coco"; None is "lvis" if any image has ``neg_category_ids`` or
+            ``not_exhaustive_category_ids``, else "coco".
+
+    Raises:
+        UserError: the file is missing or broken, or lacks what the rules need.
+    """
+    content = _read_annotations(path)
+    if rules is None:
+        federated = any(key in image for image in content["images"] for key in FEDERATED_KEYS)
+        rules = "lvis" if federated else "coco"
+        if rules == "coco":
+            logger.warning(
+                "%s has no neg_category_ids: evaluated by COCO's rules. A class not annotated in an image counts as "
+                "verified not to be there, the 100 best results of each class in an image count, and crowds count "
+                "neither for nor against a result.",
+                path,
+            )
+    return GroundTruth(content, path, rules)
+
+
+def _read_annotations(path: str | Path) -> dict[str, Any]:
+    collecting = gc.isenabled()
+    gc.disable()  # millions of lists of numbers, none of them garbage
+    try:
+        content = orjson.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise UserError(f"Annotation file {path} cannot be read ({error.strerror}); check the path.") from None
+    except orjson.JSONDecodeError as error:
+        raise UserError(f"Annotation file {path} is truncated or not JSON ({error}); download it again.") from None
+    finally:
+        if collecting:
+            gc.enable()
+    parts = ("images", "annotations", "categories")
+    missing = [part for part in parts if not isinstance(content, dict) or not isinstance(content.get(part), list)]
+    if missing:
+        raise UserError(f"Annotation file {path} is not in the LVIS or COCO format: no list {' and '.join(missing)}.")
+    if not all(isinstance(image, dict) for image in content["images"]):
+        raise UserError(f"Annotation file {path}: an entry of images is not a dictionary.")
+    if not content["annotations"]:
+        raise UserError(f"Annotation file {path} has no annotations, so that there is nothing to compare with.")
+    return content
+
+
+def _set_groups(ground_truth: GroundTruth, train_annotations: Any, category_counts: Any) -> None:
+    if train_annotations and category_counts:
+        raise UserError("--train-annotations and --category-counts both say how often classes are; give one of them.")
+    source = train_annotations or category_counts
+    if source:
+        counts = read_count_file(str(source)) if category_counts else count_training_images(source)
+        letters = dict(zip(counts.category_ids, counts.frequency_groups, strict=True))
+        ground_truth.set_frequencies(letters, str(source))
+    elif "" in ground_truth.frequencies:
+        logger.warning(
+            "%s does not say how frequent every class is: no APr, APc and APf without --train-annotations or "
+            "--category-counts.",
+            ground_truth.source,
+        )
+
+
+def count_training_images(path: str | Path) -> CategoryCounts:
+    """Count in how many images of a training set each class is, crowds apart.
+
+    Raises:
+        UserError: the annotation file is missing or broken.
+    """
+    content = _read_annotations(path)
+    try:
+        images_of: dict[int, set[int]] = {category["id"]: set() for category in content["categories"]}
+        instances_of = dict.fromkeys(images_of, 0)
+        for annotation in content["annotations"]:
+            if not annotation.get("iscrowd"):
+                images_of[annotation["category_id"]].add(annotation["image_id"])
+                instances_of[annotation["category_id"]] += 1
+    except (KeyError, TypeError) as error:
+        raise UserError(f"Annotation file {path} has a broken entry: {type(error).__name__} {error}.") from None
+    records = sorted(content["categories"], key=lambda category: category["id"])
+    return CategoryCounts(
+        category_ids=tuple(record["id"] for record in records),
+        names=tuple(str(record.get("name", record["id"])) for record in records),
+        image_counts=tuple(len(images_of[record["id"]]) for record in records),
+        instance_counts=tuple(instances_of[record["id"]] for record in records),
+        num_images=len(content["images"]),
+    )
