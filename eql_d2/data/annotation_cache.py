@@ -10,6 +10,7 @@ import os
 import tempfile
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -196,7 +197,10 @@ def _build(path: str | Path) -> PackedAnnotations:
     """Parse an annotation file and write its cache, to the first folder that takes it."""
     start = time.perf_counter()
     data = Path(path).read_bytes()
-    digest, parsed = data_digest(data), ParsedAnnotations(path, data)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(data_digest, data)
+        parsed = ParsedAnnotations(path, data)
+        digest = waiting.result()
     reasons = []
     for cache in cache_paths(path):
         try:

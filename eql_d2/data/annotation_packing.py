@@ -4,7 +4,7 @@ A packed file is
     preamble   magic, size of the whole file, start and CRC-32 of the tail
     text       for each image, in ascending order of ids: the JSON ``[image, [annotation, ...]]``, as in the source
     tail       PackedIndex as MessagePack
-It is made with little more memory than the source takes: records stay JSON text, of which only ids are parsed.
+It is made with little more memory than the source takes: records are parsed one by one, to check them, and stay text.
 """
 
 import struct
@@ -19,6 +19,7 @@ import numpy as np
 from msgspec import UNSET, Raw, UnsetType
 
 from eql_d2.data.annotation_rules import (
+    RLE,
     broken_file,
     id_complaint,
     in_python_terms,
@@ -78,7 +79,7 @@ class _Annotation(msgspec.Struct, gc=False):
     category_id: int
     id: int | UnsetType = UNSET
     bbox: tuple[float, float, float, float] | UnsetType = UNSET
-    segmentation: Raw | UnsetType = UNSET
+    segmentation: list[list[float]] | RLE | UnsetType = UNSET
 
 
 class _Category(msgspec.Struct, gc=False):
@@ -243,4 +244,4 @@ def _annotation_complaint(annotation: _Annotation) -> str | None:
         return "no bbox"
     if annotation.segmentation is UNSET:
         return "no segmentation"
-    return segmentation_complaint(bytes(annotation.segmentation))
+    return segmentation_complaint(annotation.segmentation)

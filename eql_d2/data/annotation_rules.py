@@ -72,45 +72,31 @@ def id_complaint(
     return None
 
 
-class _RLE(msgspec.Struct):
+class RLE(msgspec.Struct, gc=False):
+    """A run-length encoded mask: its height and width, and the counts, compressed to text or not."""
+
     size: tuple[int, int]
     counts: str | list[int]
 
 
-_decode_segmentation = msgspec.json.Decoder(list[list[float]] | _RLE).decode
-
-
-def segmentation_complaint(text: bytes) -> str | None:
-    """What is wrong with the JSON text of a segmentation, if anything.
+def segmentation_complaint(segmentation: list[list[float]] | RLE) -> str | None:
+    """What is wrong with a segmentation, if anything.
 
     A polygon of fewer than three points has no area. Detectron2 refuses a file that has one, and pycocotools takes
     it for a box or stops; no official tool leaves it out.
     """
-    # One polygon of numbers, as nearly all are, is checked without parsing it.
-    if text.startswith(b"[[") and text.endswith(b"]]") and text.count(b"[") == 2 and b'"' not in text:
-        lengths = [text.count(b",") + 1]
-    else:
-        try:
-            segmentation = _decode_segmentation(text)
-        except msgspec.ValidationError as error:
-            return f"a segmentation that is neither polygons nor RLE ({in_python_terms(error)})"
-        if isinstance(segmentation, _RLE):
-            return _rle_complaint(segmentation)
-        lengths = [len(polygon) for polygon in segmentation]
-    if not lengths:
+    if isinstance(segmentation, RLE):
+        counts, (height, width) = segmentation.counts, segmentation.size
+        if isinstance(counts, list) and (min(counts, default=0) < 0 or sum(counts) != height * width):
+            return "an RLE whose counts do not add up to its size"
+        return None
+    if not segmentation:
         return "no polygon"
-    if min(lengths) < 2 * MIN_POLYGON_POINTS:
-        return f"a polygon of {min(lengths) // 2} points where {MIN_POLYGON_POINTS} are needed"
-    if any(length % 2 for length in lengths):
-        return "a polygon with an odd number of coordinates"
-    return None
-
-
-def _rle_complaint(rle: _RLE) -> str | None:
-    if isinstance(rle.counts, list) and (
-        min(rle.counts, default=0) < 0 or sum(rle.counts) != rle.size[0] * rle.size[1]
-    ):
-        return "an RLE whose counts do not add up to its size"
+    for polygon in segmentation:
+        if len(polygon) < 2 * MIN_POLYGON_POINTS:
+            return f"a polygon of {len(polygon) // 2} points where {MIN_POLYGON_POINTS} are needed"
+        if len(polygon) % 2:
+            return "a polygon with an odd number of coordinates"
     return None
 
 
