@@ -144,11 +144,9 @@ def open_annotations(path: str | Path) -> PackedAnnotations:
     name = os.path.abspath(path)
     try:
         digest = file_digest(name)
-        earlier = _opened.get(name)
-        if earlier is not None and earlier.digest == digest:
-            return earlier
-        if earlier is not None:
-            logger.warning("Annotation file %s changed; what was read before goes on with the old annotations.", path)
+        if name in _opened and _opened[name].digest == digest:
+            return _opened[name]
+        warn_of_change(path)
         opened = _from_cache(path, digest)
         if opened is None:
             with one_builder(path):
@@ -157,6 +155,13 @@ def open_annotations(path: str | Path) -> PackedAnnotations:
         raise unreadable_file(path, error) from None
     _opened[name] = opened
     return opened
+
+
+def warn_of_change(path: str | Path) -> None:
+    """Log a warning if a file is no longer what this process opened before."""
+    earlier = _opened.get(os.path.abspath(path))
+    if earlier is not None and earlier.digest != file_digest(path):
+        logger.warning("Annotation file %s changed; what was read before goes on with the old annotations.", path)
 
 
 def _reopen(path: str | Path, cache: Path | None, digest: str) -> PackedAnnotations:
@@ -187,7 +192,7 @@ def _open_cache(path: str | Path, cache: Path) -> PackedAnnotations | None:
         return None
     try:
         return PackedAnnotations(path, file, cache)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         file.close()
         logger.warning("Cache %s of annotation file %s is not used: %s.", cache, path, error)
         return None
@@ -236,7 +241,7 @@ def _read_index(file: BinaryIO) -> PackedIndex:
     magic, whole_size, tail_start, checksum = PREAMBLE.unpack(preamble)
     if magic != MAGIC:
         raise ValueError("it has another form")
-    if size != whole_size:
+    if size != whole_size or tail_start > size:
         raise ValueError("it is truncated")
     tail = os.pread(file.fileno(), size - tail_start, tail_start)
     if zlib.crc32(tail) != checksum:

@@ -11,7 +11,7 @@ import orjson
 from detectron2.structures import BoxMode
 from pycocotools import mask as mask_api
 
-from eql_d2.data.annotation_cache import PackedAnnotations, open_annotations
+from eql_d2.data.annotation_cache import PackedAnnotations, open_annotations, warn_of_change
 from eql_d2.data.annotation_rules import (
     broken_file,
     id_complaint,
@@ -39,13 +39,14 @@ def read_annotation_file(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     try:
         content = orjson.loads(path.read_bytes())
+        warn_of_change(path)
     except OSError as error:
         raise unreadable_file(path, error) from None
     except orjson.JSONDecodeError as error:
         raise broken_file(path, error) from None
     try:
         complaint = _complaint(content)
-    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         complaint = f"{type(error).__name__} {error} in a record"
     if complaint:
         raise not_lvis_format(path, complaint)
