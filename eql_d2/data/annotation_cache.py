@@ -150,7 +150,8 @@ def open_annotations(path: str | Path) -> PackedAnnotations:
         opened = _from_cache(path, digest)
         if opened is None:
             with one_builder(path):
-                opened = _from_cache(path, digest) or _build(path)
+                opened = _from_cache(path, digest)  # another process may have made it meanwhile
+                opened = _build(path) if opened is None else opened
     except OSError as error:
         raise unreadable_file(path, error) from None
     _opened[name] = opened

@@ -131,6 +131,14 @@ def test_the_cache_is_made_once_and_is_as_private_as_the_file(path, cache, fresh
     assert sorted(p.name for p in path.parent.iterdir()) == ["train.json", "train.json.cache"]
 
 
+def test_a_set_without_images(path, cache, fresh):
+    write_json(path, {"images": [], "categories": []})
+    assert len(fresh(path)) == 0
+    made = cache.stat().st_ino
+    assert fresh(path).category_records == []
+    assert cache.stat().st_ino == made
+
+
 def test_content_counts_not_its_date(path, fresh):
     """A change that leaves size and date as they were."""
     fresh(path)
