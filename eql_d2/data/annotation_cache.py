@@ -10,7 +10,6 @@ import os
 import tempfile
 import time
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +19,7 @@ import orjson
 
 from eql_d2.data.annotation_packing import MAGIC, PREAMBLE, PackedIndex, ParsedAnnotations
 from eql_d2.data.annotation_rules import not_lvis_format, unreadable_file
-from eql_d2.data.cache_files import cache_paths, data_digest, file_digest, one_builder, write_whole
+from eql_d2.data.cache_files import cache_paths, file_digest, one_builder, read_with_digest, write_whole
 from eql_d2.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -141,21 +140,28 @@ def open_annotations(path: str | Path) -> PackedAnnotations:
     Raises:
         UserError: the file is missing, truncated, not JSON or not in the LVIS format.
     """
-    name = os.path.abspath(path)
     try:
-        digest = file_digest(name)
-        if name in _opened and _opened[name].digest == digest:
-            return _opened[name]
-        warn_of_change(path)
-        opened = _from_cache(path, digest)
+        opened = _opened_or_cached(path)
         if opened is None:
             with one_builder(path):
-                opened = _from_cache(path, digest)  # another process may have made it meanwhile
+                opened = _opened_or_cached(path)  # another process may have made it meanwhile
                 opened = _build(path) if opened is None else opened
     except OSError as error:
         raise unreadable_file(path, error) from None
-    _opened[name] = opened
+    _opened[os.path.abspath(path)] = opened
     return opened
+
+
+def _opened_or_cached(path: str | Path) -> PackedAnnotations | None:
+    """The annotations of a file, if they need no parsing."""
+    earlier = _opened.get(os.path.abspath(path))
+    if earlier is None and not any(cache.exists() for cache in cache_paths(path)):
+        return None
+    digest = file_digest(path)
+    if earlier is not None and earlier.digest == digest:
+        return earlier
+    warn_of_change(path)
+    return _from_cache(path, digest)
 
 
 def warn_of_change(path: str | Path) -> None:
@@ -202,11 +208,7 @@ def _open_cache(path: str | Path, cache: Path) -> PackedAnnotations | None:
 def _build(path: str | Path) -> PackedAnnotations:
     """Parse an annotation file and write its cache, to the first folder that takes it."""
     start = time.perf_counter()
-    data = Path(path).read_bytes()
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(data_digest, data)
-        parsed = ParsedAnnotations(path, data)
-        digest = waiting.result()
+    parsed, digest = read_with_digest(path, lambda data: ParsedAnnotations(path, data))
     reasons = []
     for cache in cache_paths(path):
         try:
@@ -223,8 +225,8 @@ def _build(path: str | Path) -> PackedAnnotations:
         file.flush()
     except OSError as error:
         raise UserError(
-            f"The cache of annotation file {path} needs {(len(data) >> 20) + 1} MB, which {tempfile.gettempdir()} "
-            f"does not take either ({error.strerror}); set EQL_D2_CACHE to a folder that does."
+            f"The cache of annotation file {path} is as large as the file, and {tempfile.gettempdir()} does not take "
+            f"it either ({error.strerror}); set EQL_D2_CACHE to a folder that does."
         ) from None
     return PackedAnnotations(path, file, None)
 

@@ -35,20 +35,33 @@ def cache_paths(source: str | Path) -> list[Path]:
 def file_digest(path: str | Path) -> str:
     """What identifies the content of a file: all of its bytes are read, once a process while nothing touches it."""
     with open(path, "rb") as file:
-        status = os.fstat(file.fileno())
-        key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        if key in _digests:
-            return _digests[key]
-        digest = _digest(lambda offset: os.pread(file.fileno(), _CHUNK, offset), status.st_size)
-        # Clocks of file systems are coarse: a file just written could change again without a new time.
-        if time.time() - status.st_ctime > _SECONDS_OF_DOUBT:
-            _digests[key] = digest
-        return digest
+        state = _state(file)
+        if state in _digests:
+            return _digests[state]
+        digest = _digest(lambda offset: os.pread(file.fileno(), _CHUNK, offset), os.fstat(file.fileno()).st_size)
+    return _remember(state, digest)
 
 
-def data_digest(data: bytes) -> str:
-    """:func:`file_digest` of a file that holds the given bytes."""
-    return _digest(lambda offset: memoryview(data)[offset : offset + _CHUNK], len(data))
+def read_with_digest(path: str | Path, use: Callable[[bytes], Any]) -> tuple[Any, str]:
+    """Read a file whole; gives what a function makes of it, and its :func:`file_digest`, computed meanwhile."""
+    with open(path, "rb") as file, ThreadPoolExecutor(1) as pool:
+        state, data = _state(file), file.read()
+        digest = pool.submit(_digest, lambda offset: memoryview(data)[offset : offset + _CHUNK], len(data))
+        return use(data), _remember(state, digest.result())
+
+
+def _state(file: BinaryIO) -> tuple[int, ...] | None:
+    """What changes whenever a file is written; None while its clock is too coarse to tell."""
+    status = os.fstat(file.fileno())
+    if time.time() - status.st_ctime < _SECONDS_OF_DOUBT:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _remember(state: tuple[int, ...] | None, digest: str) -> str:
+    if state is not None:
+        _digests[state] = digest
+    return digest
 
 
 def _digest(chunk_at: Callable[[int], Any], size: int) -> str:

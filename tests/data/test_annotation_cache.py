@@ -274,7 +274,7 @@ def test_a_full_disk(path):
         "try:\n    open_annotations(sys.argv[1])\nexcept Exception as error:\n    print(type(error).__name__, error)"
     )
     said = run_program(program, path)
-    assert said.startswith(f"UserError The cache of annotation file {path} needs 1 MB, which ")
+    assert said.startswith(f"UserError The cache of annotation file {path} is as large as the file, and ")
     assert "set EQL_D2_CACHE to a folder that does." in said
     assert [p.name for p in path.parent.iterdir()] == ["train.json"]
 
