@@ -92,7 +92,7 @@ class ParsedAnnotations:
 
     Args:
         path: the file, for messages.
-        data: what it holds.
+        data: (n,) uint8, what it holds.
 
     Attributes:
         complaint: why the file is good for counting classes but not as a dataset; None if it is good for both.
@@ -101,7 +101,7 @@ class ParsedAnnotations:
         UserError: the file is truncated, not JSON or not in the LVIS format.
     """
 
-    def __init__(self, path: Path, data: bytes) -> None:
+    def __init__(self, path: str | Path, data: np.ndarray) -> None:
         self._complaints: list[str] = []
         try:
             self._parse(data)
@@ -122,8 +122,8 @@ class ParsedAnnotations:
         more = len(self._complaints) - 1
         return self._complaints[0] + (f" (and {more} more like this)" if more else "")
 
-    def _parse(self, data: bytes) -> None:
-        if data[:100].lstrip()[:1] == b"[":
+    def _parse(self, data: np.ndarray) -> None:
+        if bytes(data[:100]).lstrip()[:1] == b"[":
             raise _NotLVISError("it holds a list, not a dictionary")
         file = msgspec.json.decode(data, type=_File)
         missing = [key for key in ("images", "categories") if getattr(file, key) is UNSET]
