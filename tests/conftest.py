@@ -1,5 +1,6 @@
 """Fixtures that many tests share: a tiny EmojiLVIS set, a tiny model, the shared data where it is there."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,15 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 def one_thread():
     """Small tensors gain nothing from threads, and a busy machine loses much."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache_folder(tmp_path_factory) -> Iterator[Path]:
+    """Folder of the annotation caches of all tests and the processes that they start."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EQL_D2_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

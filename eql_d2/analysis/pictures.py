@@ -10,7 +10,8 @@ import orjson
 from detectron2.structures import BoxMode
 from detectron2.utils.visualizer import Visualizer
 
-from eql_d2.data.lvis_format import load_lvis_format, read_annotation_file
+from eql_d2.data.annotation_cache import open_annotations
+from eql_d2.data.lvis_format import load_lvis_format
 
 
 def save_detection_pictures(
@@ -36,7 +37,7 @@ def save_detection_pictures(
         score_threshold: detections below this score are left out, in [0, 1].
         side: length of an image's longer side on the sheet, in pixels.
     """
-    names = {c["id"]: c["name"] for c in read_annotation_file(annotation_file)["categories"]}
+    names = {c["id"]: c["name"] for c in open_annotations(annotation_file).category_records}
     results = sorted(orjson.loads(Path(results_file).read_bytes()), key=lambda result: result["image_id"])
     by_image = {key: list(group) for key, group in itertools.groupby(results, key=lambda r: r["image_id"])}
     images = load_lvis_format(annotation_file, image_root)

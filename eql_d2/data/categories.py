@@ -9,14 +9,15 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from torch import Tensor
 
+from eql_d2.data.annotation_cache import PackedAnnotations, open_annotations
 from eql_d2.data.emoji_lvis import frequency_letter
-from eql_d2.data.lvis_format import read_annotation_file
 from eql_d2.errors import UserError
 
 
@@ -133,25 +134,27 @@ def read_count_file(path: str) -> CategoryCounts:
         ) from None
 
 
-@lru_cache(maxsize=8)
 def count_annotations(path: str) -> CategoryCounts:
     """Count the classes of an LVIS-format annotation file, over its images that have annotations."""
-    content = read_annotation_file(path)
-    images_of: dict[int, set[int]] = {category["id"]: set() for category in content["categories"]}
-    instances_of = dict.fromkeys(images_of, 0)
-    for annotation in content["annotations"]:
-        images_of[annotation["category_id"]].add(annotation["image_id"])
-        instances_of[annotation["category_id"]] += 1
-    records = [
-        {
-            "id": c["id"],
-            "name": c["name"],
-            "image_count": len(images_of[c["id"]]),
-            "instance_count": instances_of[c["id"]],
-        }
-        for c in content["categories"]
-    ]
-    return _from_records(records, num_images=len(set().union(*images_of.values())))
+    return _count(open_annotations(path))
+
+
+@lru_cache(maxsize=8)
+def _count(annotations: PackedAnnotations) -> CategoryCounts:
+    categories = annotations.category_records
+    per_image = np.diff(annotations.annotation_starts)
+    image_of = np.repeat(np.arange(len(annotations)), per_image)
+    once_an_image = np.unique(image_of * len(categories) + annotations.categories) % max(len(categories), 1)
+    image_counts, instance_counts = (
+        np.bincount(classes, minlength=len(categories)).tolist() for classes in (once_an_image, annotations.categories)
+    )
+    return CategoryCounts(
+        category_ids=tuple(record["id"] for record in categories),
+        names=tuple(record["name"] for record in categories),
+        image_counts=tuple(image_counts),
+        instance_counts=tuple(instance_counts),
+        num_images=int((per_image > 0).sum()),
+    )
 
 
 def _from_records(records: Sequence[dict[str, Any]], num_images: int) -> CategoryCounts:

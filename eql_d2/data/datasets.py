@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from eql_d2.data.categories import dataset_counts
 from eql_d2.data.emoji_lvis import PRESETS, generate_emoji_lvis
 from eql_d2.data.emoji_lvis.long_tail import METADATA_DIR
-from eql_d2.data.lvis_format import load_lvis_format
+from eql_d2.data.lvis_format import LVISDataset, load_lvis_format
 from eql_d2.errors import UserError
 
 LVIS_SPLITS = {
@@ -54,7 +54,7 @@ def register_lvis_format(
         metadata: further metadata, e.g. ``category_counts_file``.
     """
 
-    def load() -> list[dict[str, Any]]:
+    def load() -> LVISDataset:
         if prepare is not None:
             prepare()
         return load_lvis_format(annotation_file, image_root)

@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,17 +10,20 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import (
+    DatasetCatalog,
     DatasetFromList,
     DatasetMapper,
+    MetadataCatalog,
     build_detection_test_loader,
-    get_detection_dataset_dicts,
+    print_instances_class_histogram,
 )
-from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.data.detection_utils import SizeMismatchError, check_metadata_consistency
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
 from PIL import UnidentifiedImageError
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler, Subset
 
+from eql_d2.data.lvis_format import LVISDataset
 from eql_d2.data.samplers import ClassAwareTrainingSampler, images_by_class
 from eql_d2.errors import UserError
 
@@ -61,13 +64,14 @@ class SeededDataset(Dataset):
     """Maps (index, ordinal) to a training sample whose augmentation follows from (seed, ordinal).
 
     Args:
-        dataset_dicts: Detectron2's dataset dicts.
+        dataset_dicts: Detectron2's dataset dicts; workers share the memory of a list as of a lazy dataset.
         mapper: what turns a dataset dict into the model's input.
         seed: seed of this process.
     """
 
-    def __init__(self, dataset_dicts: list[DatasetDict], mapper: Callable, seed: int) -> None:
-        self._dicts = DatasetFromList(dataset_dicts, copy=False)  # serialized once: workers share the memory
+    def __init__(self, dataset_dicts: Sequence[DatasetDict] | Dataset, mapper: Callable, seed: int) -> None:
+        is_list = isinstance(dataset_dicts, list)
+        self._dicts = DatasetFromList(dataset_dicts, copy=False) if is_list else dataset_dicts
         self._mapper = mapper
         self._seed = seed
 
@@ -183,25 +187,45 @@ def build_train_loader(cfg: CfgNode, seed: int, mapper: Callable | None = None) 
         raise UserError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; it must be a multiple of the {world_size} processes."
         )
-    try:
-        dicts = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
-    except AssertionError:  # no dataset, or one without images
-        dicts = []
-    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        dicts = [record for record in dicts if record["annotations"]]
-    if not dicts:
+    dicts, summaries = _training_dicts(cfg)
+    if not summaries:
         raise UserError(f"DATASETS.TRAIN ({', '.join(cfg.DATASETS.TRAIN)}) has no annotated image.")
-    sampler = _build_sampler(cfg, dicts, seed)
+    sampler = _build_sampler(cfg, summaries, seed)
     grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
     batches = BatchSampler(
         lambda: iter(sampler),
-        groups=[int(grouped and record["width"] > record["height"]) for record in dicts],
+        groups=[int(grouped and record["width"] > record["height"]) for record in summaries],
         batch_size=cfg.SOLVER.IMS_PER_BATCH // world_size,
     )
     dataset = SeededDataset(
         dicts, NamingMapper(mapper or DatasetMapper(cfg, is_train=True)), derived_seed(seed, comm.get_rank())
     )
     return TrainLoader(dataset, batches, cfg.DATALOADER.NUM_WORKERS)
+
+
+def _training_dicts(cfg: CfgNode) -> tuple[Sequence[DatasetDict] | Dataset, list[DatasetDict]]:
+    """The training images, and what samplers read of each; lazy where the datasets are."""
+    parts = [DatasetCatalog.get(name) for name in cfg.DATASETS.TRAIN]
+    if parts and all(isinstance(part, LVISDataset) for part in parts):
+        dicts, summaries = ConcatDataset(parts), list(itertools.chain(*(part.summaries() for part in parts)))
+    else:
+        dicts = summaries = list(itertools.chain(*parts))
+    if summaries:
+        _report_classes(cfg.DATASETS.TRAIN, summaries)
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        kept = [index for index, summary in enumerate(summaries) if summary["annotations"]]
+        summaries = [summaries[index] for index in kept]
+        dicts = summaries if isinstance(dicts, list) else Subset(dicts, kept)
+    return dicts, summaries
+
+
+def _report_classes(names: Sequence[str], summaries: list[DatasetDict]) -> None:
+    """Detectron2's check of several datasets and its table of classes, as in ``get_detection_dataset_dicts``."""
+    class_names = MetadataCatalog.get(names[0]).get("thing_classes")
+    if class_names:
+        check_metadata_consistency("thing_classes", names)
+        instances = list(itertools.chain(*(summary["annotations"] for summary in summaries)))
+        print_instances_class_histogram([{"annotations": instances}], class_names)  # as of one image: faster
 
 
 def _build_sampler(cfg: CfgNode, dicts: list[DatasetDict], seed: int) -> Sampler:
@@ -223,4 +247,8 @@ def _build_sampler(cfg: CfgNode, dicts: list[DatasetDict], seed: int) -> Sampler
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
     """Detectron2's test loader, with errors that name the image."""
-    return build_detection_test_loader(cfg, dataset_name, mapper=NamingMapper(DatasetMapper(cfg, is_train=False)))
+    mapper = NamingMapper(DatasetMapper(cfg, is_train=False))
+    dataset = DatasetCatalog.get(dataset_name)
+    if isinstance(dataset, LVISDataset) and len(dataset) and not cfg.MODEL.LOAD_PROPOSALS:
+        return build_detection_test_loader(dataset=dataset, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
+    return build_detection_test_loader(cfg, dataset_name, mapper=mapper)

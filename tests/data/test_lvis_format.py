@@ -1,15 +1,17 @@
 """Reading LVIS annotation files: both versions' records, and one clear sentence for a file that is not one."""
 
 import copy
+import json
 
 import orjson
 import pytest
 from detectron2.structures import BoxMode
+from pycocotools import mask as mask_api
 
 from eql_d2.data.lvis_format import contiguous_ids, load_lvis_format, read_annotation_file
 from eql_d2.errors import UserError
 
-RLE = {"size": [40, 60], "counts": [100, 20, 2280]}
+RLE = {"size": [40, 60], "counts": "T3d0XW2"}  # 100 background, 20 foreground, 2280 background
 V1 = {
     "images": [
         {
@@ -52,14 +54,14 @@ def read(tmp_path):
 
     def write_and_read(content):
         path = tmp_path / "annotations.json"
-        path.write_bytes(content if isinstance(content, bytes) else orjson.dumps(content))
+        path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
         return load_lvis_format(path, tmp_path)
 
     return write_and_read
 
 
 def test_v1_records(content, read, tmp_path):
-    first, second = read(content)
+    second, first = read(content)  # in the order of the ids, as Detectron2 has them
     assert first == {
         "file_name": str(tmp_path / "val2017" / "000000000007.jpg"),
         "height": 40,
@@ -95,14 +97,23 @@ def test_v1_records(content, read, tmp_path):
 def test_v05_file_names(content, read, tmp_path, file_name, expected):
     del content["images"][0]["coco_url"]
     content["images"][0]["file_name"] = file_name
-    assert read(content)[0]["file_name"] == str(tmp_path / expected)
+    assert read(content)[1]["file_name"] == str(tmp_path / expected)
+
+
+def test_uncompressed_rle_becomes_what_detectron2_reads(content, read):
+    content["annotations"][1]["segmentation"] = {"size": [40, 60], "counts": [100, 20, 2280]}
+    _, record = read(content)
+    segmentation = record["annotations"][1]["segmentation"]
+    assert segmentation == RLE
+    mask = mask_api.decode(segmentation)
+    assert mask.T.ravel().nonzero()[0].tolist() == list(range(100, 120))  # RLE goes down the columns
 
 
 def test_real_v05_file_agrees_with_the_official_reader(shared_data):
     lvis = pytest.importorskip("lvis")
     path = shared_data / "lvis_v0.5_val_100.json"
     records, official = load_lvis_format(path, shared_data), lvis.LVIS(str(path))
-    assert [record["image_id"] for record in records] == [image["id"] for image in official.dataset["images"]]
+    assert [record["image_id"] for record in records] == sorted(official.imgs)
     assert sum(len(record["annotations"]) for record in records) == 977
     for record in records:
         assert [annotation["bbox"] for annotation in record["annotations"]] == [
@@ -152,6 +163,20 @@ def set_annotation(**values):
         (lambda content: content.update(images=None), "NoneType"),
         (lambda content: content.update(annotations=[[1, 2]]), "list"),
         (lambda content: content["categories"][0].pop("id"), "id"),
+        (lambda content: content["images"][1].pop("coco_url"), "image 4 has neither coco_url nor file_name"),
+        (lambda content: content["images"][1].update(id=7), "image id 7 occurs 2 times"),
+        (lambda content: content["categories"][1].update(id=41), "category id 41 occurs 2 times"),
+        (set_annotation(id=1), "annotation id 1 occurs 2 times"),
+        (set_annotation(id=2**64), "an id needs more than 64 bits"),
+        (set_annotation(id="one"), "annotations[1]: Expected int, got str - at $.id"),
+        (set_annotation(bbox=[1, 2, 3]), "annotations[1]: Expected list of length 4"),
+        (set_annotation(segmentation=[[1, 2, 3, 4]]), "annotation 2 of image 7 has a polygon of 2 points where 3 are"),
+        (set_annotation(segmentation=[[0, 0, 1, 0, 1, 1], [1] * 7]), "a polygon with an odd number of coordinates"),
+        (set_annotation(segmentation=[]), "annotation 2 of image 7 has no polygon"),
+        (set_annotation(segmentation=[["1"] * 6]), "annotations[1]: Expected float, got str"),
+        (set_annotation(segmentation={"size": [40, 60]}), "required field counts"),
+        (set_annotation(segmentation={"size": [4, 6], "counts": [9, 9]}), "counts do not add up to its size"),
+        (lambda content: [a.update(segmentation=[[1, 2]]) for a in content["annotations"]], "(and 1 more like this)"),
     ],
 )
 def test_what_is_not_lvis_is_refused_in_one_line(content, read, tmp_path, change, complaint):
@@ -166,6 +191,23 @@ def test_what_is_not_lvis_is_refused_in_one_line(content, read, tmp_path, change
 def test_a_list_is_refused(read):
     with pytest.raises(UserError, match="not in the LVIS format: it holds a list, not a dictionary"):
         read(V1["annotations"])
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda content: content["images"][1].update(id=7), "image id 7 occurs 2 times"),
+        (set_annotation(id=1), "annotation id 1 occurs 2 times"),
+        (set_annotation(image_id=8), "an annotation names the unknown image_id 8"),
+        (coco_style, "neg_category_ids missing"),
+    ],
+)
+def test_the_whole_file_is_refused_for_the_same_reasons(content, tmp_path, change, complaint):
+    change(content)
+    path = tmp_path / "annotations.json"
+    path.write_bytes(json.dumps(content).encode())
+    with pytest.raises(UserError, match=f"^Annotation file {path} is not in the LVIS format: .*{complaint}"):
+        read_annotation_file(path)
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"<html>"])

@@ -1,0 +1,120 @@
+"""What an annotation file in the LVIS format must hold, and the sentences for one that does not."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from eql_d2.errors import UserError
+
+MIN_POLYGON_POINTS = 3
+
+
+def missing_file(path: str | Path) -> UserError:
+    """The error for an annotation file that is not there."""
+    return UserError(
+        f"Annotation file {path} does not exist; put the dataset there or set DETECTRON2_DATASETS "
+        "to the folder that holds it (see datasets/README.md)."
+    )
+
+
+def unreadable_file(path: str | Path, error: OSError) -> UserError:
+    """The error for an annotation file that the system cannot read."""
+    if isinstance(error, FileNotFoundError):
+        return missing_file(path)
+    return UserError(f"Annotation file {path} cannot be read ({error.strerror}); check the path.")
+
+
+def broken_file(path: str | Path, error: Exception) -> UserError:
+    """The error for an annotation file that is not JSON."""
+    return UserError(f"Annotation file {path} is truncated or not JSON ({error}); download it again.")
+
+
+def not_lvis_format(path: str | Path, complaint: str) -> UserError:
+    """The error for a JSON file of another form."""
+    return UserError(
+        f"Annotation file {path} is not in the LVIS format: {complaint}; use the file of the LVIS website "
+        "or convert yours (see datasets/README.md)."
+    )
+
+
+def id_complaint(
+    image_ids: Iterable[int],
+    category_ids: Iterable[int],
+    annotation_ids: Iterable[int],
+    image_of: Iterable[int],
+    category_of: Iterable[int],
+) -> str | None:
+    """What is wrong with the ids of a file, if anything.
+
+    The official tools let the last record of an id stand for all of them, which gives wrong numbers in silence;
+    Detectron2 refuses such a file, and so does this.
+
+    Args:
+        image_ids: ids of the images.
+        category_ids: ids of the categories.
+        annotation_ids: ids of those annotations that have one.
+        image_of: image id of each annotation.
+        category_of: category id of each annotation.
+    """
+    known = {}
+    for name, ids in (("image", image_ids), ("category", category_ids), ("annotation", annotation_ids)):
+        known[f"{name}_id"], counts = np.unique(np.asarray(ids), return_counts=True)
+        if (counts > 1).any():
+            first = counts.argmax()
+            return f"{name} id {known[f'{name}_id'][first]} occurs {counts[first]} times"
+    for key, named in (("image_id", image_of), ("category_id", category_of)):
+        unknown = np.setdiff1d(np.asarray(named), known[key])
+        if len(unknown):
+            return f"an annotation names the unknown {key} {unknown[0]}"
+    return None
+
+
+class RLE(msgspec.Struct, gc=False):
+    """A run-length encoded mask: its height and width, and the counts, compressed to text or not."""
+
+    size: tuple[int, int]
+    counts: str | list[int]
+
+
+def segmentation_complaint(segmentation: list[list[float]] | RLE) -> str | None:
+    """What is wrong with a segmentation, if anything.
+
+    A polygon of fewer than three points has no area. Detectron2 refuses a file that has one, and pycocotools takes
+    it for a box or stops; no official tool leaves it out.
+    """
+    if isinstance(segmentation, RLE):
+        counts, (height, width) = segmentation.counts, segmentation.size
+        if isinstance(counts, list) and (min(counts, default=0) < 0 or sum(counts) != height * width):
+            return "an RLE whose counts do not add up to its size"
+        return None
+    if not segmentation:
+        return "no polygon"
+    for polygon in segmentation:
+        if len(polygon) < 2 * MIN_POLYGON_POINTS:
+            return f"a polygon of {len(polygon) // 2} points where {MIN_POLYGON_POINTS} are needed"
+        if len(polygon) % 2:
+            return "a polygon with an odd number of coordinates"
+    return None
+
+
+def in_python_terms(error: msgspec.ValidationError) -> str:
+    """The parser's complaint, with Python's names for the types of JSON."""
+    text = str(error)
+    for json_name, python_name in (("object", "dict"), ("array", "list"), ("null", "NoneType")):
+        text = text.replace(f"`{json_name}`", python_name)
+    return text.replace("`", "")
+
+
+def relative_path(image: dict[str, Any]) -> str:
+    """Path of an image below the image root.
+
+    LVIS v1 says it in ``coco_url``, whose last two parts are split and name; v0.5 has COCO 2014's
+    ``file_name`` for pictures that lie in the COCO 2017 folders without the "COCO_val2014_" prefix.
+    """
+    if "coco_url" in image:
+        return "/".join(image["coco_url"].split("/")[-2:])
+    name = image["file_name"]
+    return name[-16:] if name.startswith("COCO") else name
