@@ -8,6 +8,7 @@ peak above the logits, gradient included, in tensors of the logits' size.
 """
 
 import argparse
+import ctypes
 import json
 import statistics
 import time
@@ -188,6 +189,7 @@ def peak_tensors(step: Callable[[], None], logits: Tensor) -> float:
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     except OSError:
         return float("nan")
+    ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system, so that using it counts
     before = resident_bytes("VmRSS")
     step()
     return (resident_bytes("VmHWM") - before) / size
