@@ -154,3 +154,15 @@ def _relative_path(image: dict[str, Any]) -> str:
         return "/".join(image["coco_url"].split("/")[-2:])
     name = image["file_name"]
     return name[-16:] if name.startswith("COCO") else name
+
+
+def image_ids_by_path(annotation_file: str | Path) -> dict[str, int]:
+    """The ids of an annotation file's images by their path below the image folder.
+
+    Args:
+        annotation_file: JSON in the LVIS format; annotations are not needed.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
+    return {_relative_path(image): image["id"] for image in read_annotation_file(annotation_file)["images"]}

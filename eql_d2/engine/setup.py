@@ -109,9 +109,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
         UserError: something in the config does not fit; the sentence names the key.
     """
     cfg = load_config(args.config_file, args.opts)
-    _import_modules(cfg.ENGINE.IMPORT)
+    import_modules(cfg.ENGINE.IMPORT)
     register_custom_datasets(cfg)
-    _check_device(cfg)
+    check_device(cfg)
     _check_datasets(cfg, args.eval_only)
     if not args.eval_only:
         check_run_folder(cfg.OUTPUT_DIR, args.resume)
@@ -133,7 +133,12 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def _import_modules(names: Sequence[str]) -> None:
+def import_modules(names: Sequence[str]) -> None:
+    """Import the modules of ``ENGINE.IMPORT``, also from the current folder.
+
+    Raises:
+        UserError: a module does not exist.
+    """
     if names and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     for name in names:
@@ -164,7 +169,12 @@ def _check_datasets(cfg: CfgNode, eval_only: bool) -> None:
             check_files_exist(metadata.json_file, metadata.image_root)
 
 
-def _check_device(cfg: CfgNode) -> None:
+def check_device(cfg: CfgNode) -> None:
+    """Make sure that the machine has what the config asks for.
+
+    Raises:
+        UserError: there is no GPU for ``MODEL.DEVICE`` or ``SOLVER.AMP.ENABLED``.
+    """
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("MODEL.DEVICE is cuda, but PyTorch finds no GPU; add MODEL.DEVICE cpu to the command.")
     if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":

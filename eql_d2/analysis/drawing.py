@@ -1,0 +1,188 @@
+"""Drawing detections onto a picture: masks, boxes and labels that stay legible where objects crowd."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+# Told apart by hue and by lightness, so that neighbours differ for the colour-blind too.
+PALETTE = np.array(
+    [
+        (230, 25, 75), (60, 180, 75), (255, 225, 25), (67, 99, 216), (245, 130, 49), (66, 212, 244),
+        (240, 50, 230), (191, 239, 69), (250, 190, 212), (0, 128, 128), (170, 110, 240), (255, 250, 200),
+    ],
+    dtype=np.uint8,
+)  # fmt: skip
+MASK_OPACITY = 0.45
+Rectangle = tuple[int, int, int, int]
+
+
+class InstanceColors:
+    """Gives instances colours of the palette so that overlapping and near ones differ.
+
+    In a video, an instance keeps the colour of the one of its class that was there in the last frame.
+    """
+
+    def __init__(self) -> None:
+        self._last = (np.zeros((0, 4)), np.zeros(0, dtype=int), np.zeros(0, dtype=int))
+
+    def assign(self, boxes: np.ndarray, classes: np.ndarray, margin: float = 0.0) -> np.ndarray:
+        """Choose the colours of a picture's instances.
+
+        Args:
+            boxes: (N, 4), left, top, right, bottom in pixels.
+            classes: (N,) integers.
+            margin: instances at most this many pixels apart are neighbours.
+
+        Returns:
+            (N, 3) uint8, RGB.
+        """
+        near = _overlaps(boxes + np.array([-margin, -margin, margin, margin]), boxes)
+        chosen = self._inherited(boxes, classes)
+        for index in range(len(boxes)):
+            if chosen[index] < 0:
+                used = np.bincount(chosen[chosen >= 0], minlength=len(PALETTE))
+                used_near = np.bincount(chosen[near[index] & (chosen >= 0)], minlength=len(PALETTE))
+                # Fewest neighbours of that colour; then fewest instances; then the palette's order.
+                chosen[index] = np.lexsort((used, used_near))[0]
+        self._last = (boxes, classes, chosen)
+        return PALETTE[chosen]
+
+    def _inherited(self, boxes: np.ndarray, classes: np.ndarray, min_iou: float = 0.3) -> np.ndarray:
+        """(N,) index into the palette, or -1 for an instance that is new."""
+        last_boxes, last_classes, last_chosen = self._last
+        chosen = np.full(len(boxes), -1)
+        iou = _iou(boxes, last_boxes) * (classes[:, None] == last_classes[None, :])
+        while iou.size and iou.max() >= min_iou:
+            new, old = np.unravel_index(iou.argmax(), iou.shape)
+            chosen[new] = last_chosen[old]
+            iou[new, :] = iou[:, old] = 0
+        return chosen
+
+
+def draw_instances(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: Sequence[str],
+    colors: np.ndarray,
+    masks: np.ndarray | None = None,
+    scale: float = 1.0,
+) -> np.ndarray:
+    """Draw instances onto a picture, the first on top.
+
+    Args:
+        image: (H, W, 3) uint8, RGB; not changed.
+        boxes: (N, 4), left, top, right, bottom in pixels of the image.
+        labels: N texts.
+        colors: (N, 3) uint8, RGB.
+        masks: (N, H, W) bool, or None.
+        scale: size of the result; lines and text are drawn at that size.
+
+    Returns:
+        (round(H * scale), round(W * scale), 3) uint8, RGB.
+    """
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    canvas = image.copy()
+    if scale != 1:
+        canvas = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    boxes = boxes * np.array([width / image.shape[1], height / image.shape[0]] * 2)
+    line = max(1, round((height * width) ** 0.5 / 500))
+    for index in reversed(range(len(boxes))):
+        if masks is not None:
+            _draw_mask(canvas, masks[index], colors[index], line)
+    for index in reversed(range(len(boxes))):
+        left, top, right, bottom = boxes[index].round().astype(int).tolist()
+        cv2.rectangle(canvas, (left, top), (right, bottom), colors[index].tolist(), line, cv2.LINE_AA)
+    return _draw_labels(canvas, boxes, labels, colors)
+
+
+def scale_for(height: int, width: int, smallest: int = 640) -> float:
+    """The scale at which a picture's longer side is at least that many pixels, so that labels have room."""
+    return max(1.0, smallest / max(height, width))
+
+
+def font_size(height: int, width: int) -> int:
+    """Size of the labels of a picture, in pixels."""
+    return max(11, round((height * width) ** 0.5 / 42))
+
+
+def _draw_mask(canvas: np.ndarray, mask: np.ndarray, color: np.ndarray, line: int) -> None:
+    """Tint a mask's pixels and outline them, in place."""
+    mask = mask.astype(np.uint8)
+    if mask.shape != canvas.shape[:2]:
+        mask = (cv2.resize(mask * 255, canvas.shape[1::-1], interpolation=cv2.INTER_LINEAR) > 127).astype(np.uint8)
+    left, top, width, height = cv2.boundingRect(mask)
+    if not width:
+        return
+    part = canvas[top : top + height, left : left + width]
+    inside = mask[top : top + height, left : left + width].astype(bool)
+    part[inside] = (1 - MASK_OPACITY) * part[inside] + MASK_OPACITY * color
+    outlines, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(canvas, outlines, -1, color.tolist(), line, cv2.LINE_AA)
+
+
+def _draw_labels(canvas: np.ndarray, boxes: np.ndarray, labels: Sequence[str], colors: np.ndarray) -> np.ndarray:
+    """Write each label where it hides the fewest of those before it."""
+    size = font_size(*canvas.shape[:2])
+    font, padding = load_font(size), max(1, size // 6)
+    line_height = sum(font.getmetrics()) + padding
+    picture = Image.fromarray(canvas)
+    drawing = ImageDraw.Draw(picture)
+    placed: list[Rectangle] = []
+    for box, label, color in zip(boxes, labels, colors, strict=True):
+        width = round(font.getlength(label)) + 2 * padding
+        spot = _place(box, width, line_height, canvas.shape, placed)
+        placed.append(spot)
+        drawing.rectangle((spot[0], spot[1], spot[2] - 1, spot[3] - 1), fill=tuple(color.tolist()))
+        is_light = color @ np.array([0.299, 0.587, 0.114]) > 140
+        drawing.text((spot[0] + padding, spot[1]), label, font=font, fill=(0, 0, 0) if is_light else (255, 255, 255))
+    return np.asarray(picture)
+
+
+def _place(box: np.ndarray, width: int, height: int, shape: tuple[int, ...], placed: Sequence[Rectangle]) -> Rectangle:
+    """The place of a label by its box: above it, else inside it or below, wherever it hides least of the others."""
+    left, top, right, bottom = box.round().astype(int).tolist()
+    rows = [top - height, top, bottom, bottom - height, (top + bottom - height) // 2]
+    columns = [left, right - width, (left + right - width) // 2]
+    best, least = None, float("inf")
+    for y in rows:
+        for x in columns:
+            x0 = max(0, min(x, shape[1] - width))
+            y0 = max(0, min(y, shape[0] - height))
+            spot = (x0, y0, x0 + width, y0 + height)
+            hidden = sum(_shared_area(spot, other) for other in placed)
+            if hidden < least:
+                best, least = spot, hidden
+    return best
+
+
+def _shared_area(first: Rectangle, second: Rectangle) -> int:
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
+    return max(0, width) * max(0, height)
+
+
+@lru_cache(maxsize=16)
+def load_font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib and has Latin, Greek and Cyrillic letters."""
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
+
+
+def _intersections(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(N, M) widths and heights of the intersections of boxes (N, 4) and (M, 4); negative where they are apart."""
+    corner = np.maximum(first[:, None, :2], second[None, :, :2])
+    return np.minimum(first[:, None, 2:], second[None, :, 2:]) - corner
+
+
+def _overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return (_intersections(first, second) >= 0).all(axis=2)
+
+
+def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    shared = np.maximum(_intersections(first, second), 0).prod(axis=2)
+    areas = [np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(axis=1) for boxes in (first, second)]
+    return shared / np.maximum(areas[0][:, None] + areas[1][None, :] - shared, 1e-9)
