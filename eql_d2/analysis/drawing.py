@@ -46,9 +46,10 @@ class InstanceColors:
         for index in range(len(boxes)):
             if chosen[index] < 0:
                 used = np.bincount(chosen[chosen >= 0], minlength=len(PALETTE))
-                used_near = np.bincount(chosen[near[index] & (chosen >= 0)], minlength=len(PALETTE))
-                # Fewest neighbours of that colour; then fewest instances; then the palette's order.
-                chosen[index] = np.lexsort((used, used_near))[0]
+                neighbors = chosen[near[index] & (chosen >= 0)]
+                # The colour least like any neighbour's; then that of the fewest instances; then the palette's order.
+                likeness = -_color_distances()[:, neighbors].min(axis=1, initial=np.inf)
+                chosen[index] = np.lexsort((used, likeness))[0]
         self._last = (boxes, classes, chosen)
         return PALETTE[chosen]
 
@@ -62,6 +63,13 @@ class InstanceColors:
             chosen[new] = last_chosen[old]
             iou[new, :] = iou[:, old] = 0
         return chosen
+
+
+@lru_cache(maxsize=1)
+def _color_distances() -> np.ndarray:
+    """How different each two colours of the palette look: distances in CIELAB."""
+    lab = cv2.cvtColor(PALETTE[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
+    return np.linalg.norm(lab[:, None] - lab[None, :], axis=2)
 
 
 def draw_instances(
@@ -133,10 +141,10 @@ def _draw_labels(canvas: np.ndarray, boxes: np.ndarray, labels: Sequence[str], c
     picture = Image.fromarray(canvas)
     drawing = ImageDraw.Draw(picture)
     placed: list[Rectangle] = []
-    for box, label, color in zip(boxes, labels, colors, strict=True):
+    for box, label in zip(boxes, labels, strict=True):
         width = round(font.getlength(label)) + 2 * padding
-        spot = _place(box, width, line_height, canvas.shape, placed)
-        placed.append(spot)
+        placed.append(_place(box, width, line_height, canvas.shape, placed))
+    for spot, label, color in reversed(list(zip(placed, labels, colors, strict=True))):
         drawing.rectangle((spot[0], spot[1], spot[2] - 1, spot[3] - 1), fill=tuple(color.tolist()))
         is_light = color @ np.array([0.299, 0.587, 0.114]) > 140
         drawing.text((spot[0] + padding, spot[1]), label, font=font, fill=(0, 0, 0) if is_light else (255, 255, 255))
@@ -146,7 +154,8 @@ def _draw_labels(canvas: np.ndarray, boxes: np.ndarray, labels: Sequence[str], c
 def _place(box: np.ndarray, width: int, height: int, shape: tuple[int, ...], placed: Sequence[Rectangle]) -> Rectangle:
     """The place of a label by its box: above it, else inside it or below, wherever it hides least of the others."""
     left, top, right, bottom = box.round().astype(int).tolist()
-    rows = [top - height, top, bottom, bottom - height, (top + bottom - height) // 2]
+    middle = (top + bottom - height) // 2
+    rows = [top - height, top, bottom, bottom - height, middle, top - 2 * height, bottom + height, top + height]
     columns = [left, right - width, (left + right - width) // 2]
     best, least = None, float("inf")
     for y in rows:

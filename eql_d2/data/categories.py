@@ -131,6 +131,8 @@ def _counts_of_one(dataset_name: str) -> CategoryCounts:
         return read_count_file(metadata.category_counts_file)
     if metadata.get("prepare"):
         metadata.prepare()
+    if not metadata.get("json_file"):
+        raise UserError(f"Dataset {dataset_name!r} has no annotation file to count its classes in.")
     return count_annotations(metadata.json_file)
 
 

@@ -71,7 +71,8 @@ class PredictionJob:
         self._next_id = max(self._known_ids.values(), default=0) + 1
         self._images: list[dict[str, Any]] = []
         self._results: list[dict[str, Any]] = []
-        self._tiles: dict[str, np.ndarray] = {}
+        self._tiles: list[np.ndarray] = []
+        self._tile_names: list[str] = []
 
     def run(self, inputs: Sequence[PredictionInput]) -> Summary:
         """Do the job, with a progress bar on stderr.
@@ -119,7 +120,8 @@ class PredictionJob:
         _save(self._draw(image, instances, colors, scale_for(*image.shape[:2])), self._output / picture)
         if on_sheet:
             scale = TILE_SIDE / max(image.shape[:2])
-            self._tiles[item.path.name] = self._draw(image, instances, colors, scale)
+            self._tiles.append(self._draw(image, instances, colors, scale))
+            self._tile_names.append(item.name + item.path.suffix)
 
     def _predict_video(self, item: PredictionInput, progress: tqdm) -> None:
         progress.total -= 1  # frames are counted in its place
@@ -165,7 +167,7 @@ class PredictionJob:
             except OSError as error:
                 raise UserError(f"{self._output / name} cannot be written ({error.strerror}).") from None
         if with_sheet:
-            _save(contact_sheet(list(self._tiles.values()), list(self._tiles), TILE_SIDE), self._output / SHEET)
+            _save(contact_sheet(self._tiles, self._tile_names, TILE_SIDE), self._output / SHEET)
 
 
 def _save(picture: np.ndarray, path: Path) -> None:
