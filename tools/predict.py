@@ -11,6 +11,7 @@ elsewhere needs --config-file. Exit status: 0 all inputs done, 3 some could not 
 """
 
 import argparse
+import logging
 import re
 import sys
 from pathlib import Path
@@ -70,6 +71,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    # Tensors that do not fit the model end the tool with one sentence; the list is not needed before it.
+    logging.getLogger("fvcore.common.checkpoint").setLevel(logging.ERROR)
     try:
         sys.exit(main())
     except UserError as error:

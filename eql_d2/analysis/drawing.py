@@ -17,8 +17,8 @@ PALETTE = np.array(
     ],
     dtype=np.uint8,
 )  # fmt: skip
-MASK_OPACITY = 0.45
-Rectangle = tuple[int, int, int, int]
+MASK_OPACITY = 0.4
+MOST_HIDDEN = 0.25  # share of a label that may lie over others
 
 
 class InstanceColors:
@@ -82,6 +82,8 @@ def draw_instances(
 ) -> np.ndarray:
     """Draw instances onto a picture, the first on top.
 
+    Where objects crowd so much that labels would hide each other, the first have theirs and the others none.
+
     Args:
         image: (H, W, 3) uint8, RGB; not changed.
         boxes: (N, 4), left, top, right, bottom in pixels of the image.
@@ -98,7 +100,7 @@ def draw_instances(
     if scale != 1:
         canvas = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     boxes = boxes * np.array([width / image.shape[1], height / image.shape[0]] * 2)
-    line = max(1, round((height * width) ** 0.5 / 500))
+    line = max(1, round((height * width) ** 0.5 / 600))
     for index in reversed(range(len(boxes))):
         if masks is not None:
             _draw_mask(canvas, masks[index], colors[index], line)
@@ -108,14 +110,14 @@ def draw_instances(
     return _draw_labels(canvas, boxes, labels, colors)
 
 
-def scale_for(height: int, width: int, smallest: int = 640) -> float:
+def scale_for(height: int, width: int, smallest: int = 960) -> float:
     """The scale at which a picture's longer side is at least that many pixels, so that labels have room."""
     return max(1.0, smallest / max(height, width))
 
 
 def font_size(height: int, width: int) -> int:
     """Size of the labels of a picture, in pixels."""
-    return max(11, round((height * width) ** 0.5 / 42))
+    return max(11, round((height * width) ** 0.5 / 60))
 
 
 def _draw_mask(canvas: np.ndarray, mask: np.ndarray, color: np.ndarray, line: int) -> None:
@@ -134,45 +136,54 @@ def _draw_mask(canvas: np.ndarray, mask: np.ndarray, color: np.ndarray, line: in
 
 
 def _draw_labels(canvas: np.ndarray, boxes: np.ndarray, labels: Sequence[str], colors: np.ndarray) -> np.ndarray:
-    """Write each label where it hides the fewest of those before it."""
+    """Write each label where it hides least, unless that is too much."""
     size = font_size(*canvas.shape[:2])
     font, padding = load_font(size), max(1, size // 6)
-    line_height = sum(font.getmetrics()) + padding
+    height = sum(font.getmetrics()) + padding
     picture = Image.fromarray(canvas)
     drawing = ImageDraw.Draw(picture)
-    placed: list[Rectangle] = []
-    for box, label in zip(boxes, labels, strict=True):
+    placed = np.zeros((0, 4))
+    for index, (label, color) in enumerate(zip(labels, colors, strict=True)):
         width = round(font.getlength(label)) + 2 * padding
-        placed.append(_place(box, width, line_height, canvas.shape, placed))
-    for spot, label, color in reversed(list(zip(placed, labels, colors, strict=True))):
-        drawing.rectangle((spot[0], spot[1], spot[2] - 1, spot[3] - 1), fill=tuple(color.tolist()))
+        small = boxes[(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) < 4 * width * height]
+        spot, hidden = _place(boxes[index], width, height, canvas.shape, placed, small)
+        if hidden > MOST_HIDDEN * width * height:
+            continue
+        placed = np.vstack([placed, spot])
+        left, top, right, bottom = spot
+        drawing.rectangle((left, top, right - 1, bottom - 1), fill=tuple(color.tolist()))
         is_light = color @ np.array([0.299, 0.587, 0.114]) > 140
-        drawing.text((spot[0] + padding, spot[1]), label, font=font, fill=(0, 0, 0) if is_light else (255, 255, 255))
+        drawing.text((left + padding, top), label, font=font, fill=(0, 0, 0) if is_light else (255, 255, 255))
     return np.asarray(picture)
 
 
-def _place(box: np.ndarray, width: int, height: int, shape: tuple[int, ...], placed: Sequence[Rectangle]) -> Rectangle:
-    """The place of a label by its box: above it, else inside it or below, wherever it hides least of the others."""
+def _place(
+    box: np.ndarray, width: int, height: int, shape: tuple[int, ...], placed: np.ndarray, small: np.ndarray
+) -> tuple[tuple[int, int, int, int], float]:
+    """Find the place of a label by its box: above, else inside or below, wherever it hides least.
+
+    Args:
+        box: (4,).
+        width: of the label.
+        height: of the label.
+        shape: of the picture.
+        placed: (P, 4) labels that have their place.
+        small: (S, 4) boxes that a label could cover; hiding them counts half.
+
+    Returns:
+        Left, top, right, bottom; and how many pixels of other labels it hides.
+    """
     left, top, right, bottom = box.round().astype(int).tolist()
     middle = (top + bottom - height) // 2
     rows = [top - height, top, bottom, bottom - height, middle, top - 2 * height, bottom + height, top + height]
     columns = [left, right - width, (left + right - width) // 2]
-    best, least = None, float("inf")
-    for y in rows:
-        for x in columns:
-            x0 = max(0, min(x, shape[1] - width))
-            y0 = max(0, min(y, shape[0] - height))
-            spot = (x0, y0, x0 + width, y0 + height)
-            hidden = sum(_shared_area(spot, other) for other in placed)
-            if hidden < least:
-                best, least = spot, hidden
-    return best
-
-
-def _shared_area(first: Rectangle, second: Rectangle) -> int:
-    width = min(first[2], second[2]) - max(first[0], second[0])
-    height = min(first[3], second[3]) - max(first[1], second[1])
-    return max(0, width) * max(0, height)
+    lefts, tops = (part.ravel() for part in np.meshgrid(columns, rows))
+    lefts = np.clip(lefts, 0, max(0, shape[1] - width))
+    tops = np.clip(tops, 0, max(0, shape[0] - height))
+    spots = np.stack([lefts, tops, lefts + width, tops + height], axis=1)
+    hidden = _shared_areas(spots, placed).sum(axis=1)
+    best = (hidden + 0.5 * _shared_areas(spots, small).sum(axis=1)).argmin()  # the first of equally good ones
+    return tuple(spots[best].tolist()), float(hidden[best])
 
 
 @lru_cache(maxsize=16)
@@ -191,7 +202,11 @@ def _overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return (_intersections(first, second) >= 0).all(axis=2)
 
 
+def _shared_areas(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return np.maximum(_intersections(first, second), 0).prod(axis=2)
+
+
 def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    shared = np.maximum(_intersections(first, second), 0).prod(axis=2)
+    shared = _shared_areas(first, second)
     areas = [np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(axis=1) for boxes in (first, second)]
     return shared / np.maximum(areas[0][:, None] + areas[1][None, :] - shared, 1e-9)

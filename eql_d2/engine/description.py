@@ -37,8 +37,8 @@ def describe_run(cfg: CfgNode) -> dict[str, Any]:
 def class_records(cfg: CfgNode) -> dict[str, Any]:
     """The classes that a config's model tells apart, in the order of its outputs.
 
-    Names and ids are those of the first dataset of the config; where its files are missing, those of
-    ``MODEL.LONG_TAIL.CATEGORY_COUNTS``.
+    Names and ids are those of the first dataset of ``DATASETS.TRAIN``; where there is none or its files are
+    missing, those of ``MODEL.LONG_TAIL.CATEGORY_COUNTS``, else of ``DATASETS.TEST``.
 
     Returns:
         The form of a count file: ``{"num_images": N, "categories": [{"id", "name", "image_count",
@@ -63,8 +63,8 @@ def class_records(cfg: CfgNode) -> dict[str, Any]:
 
 
 def _ids_and_names(cfg: CfgNode) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    datasets = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     count_file = cfg.MODEL.LONG_TAIL.CATEGORY_COUNTS
+    datasets = cfg.DATASETS.TRAIN or (() if count_file else cfg.DATASETS.TEST)
     if not (datasets or count_file):
         raise UserError(
             "The config names no classes; set DATASETS.TEST to a registered dataset or "

@@ -112,7 +112,10 @@ class PredictionJob:
 
     def _predict_image(self, item: PredictionInput, on_sheet: bool) -> None:
         image = read_rgb(item.path)
-        instances = self._predictor(image)
+        try:
+            instances = self._predictor(image)
+        except UserError as error:
+            raise UnreadableInput(f"Image {item.path} cannot be predicted on ({error})") from None
         picture = f"{PICTURES}/{item.name}.jpg"
         known = self._known_ids.get("/".join(item.path.parts[-2:]), self._known_ids.get(item.path.name))
         self._record(instances, image, {"file_name": str(item.path), "picture": picture}, known)
@@ -134,7 +137,7 @@ class PredictionJob:
                 instances = self._predictor(frame)
                 self._record(instances, frame, {"file_name": str(item.path), "frame": number, "picture": picture})
                 colors = self._colors(memory, instances)
-                writer.write(self._draw(frame, instances, colors, scale_for(*frame.shape[:2])))
+                writer.write(self._draw(frame, instances, colors, scale_for(*frame.shape[:2], smallest=640)))
                 progress.update()
 
     def _record(self, instances: Instances, image: np.ndarray, entry: dict[str, Any], known: int | None = None) -> None:
