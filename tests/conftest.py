@@ -9,7 +9,7 @@ import torch
 import eql_d2.modeling  # noqa: F401  (registers the ROI heads)
 from eql_d2.data.datasets import register_custom_datasets, set_class_metadata
 from eql_d2.data.emoji_lvis import EmojiLVISSpec, generate_emoji_lvis
-from eql_d2.engine import load_config
+from eql_d2.engine import LongTailTrainer, load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -46,10 +46,9 @@ def tiny_set(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def tiny_cfg(tiny_set, tmp_path):
+def make_tiny_cfg(tiny_set: Path, output: Path):
     """Config of a small Mask R-CNN on the tiny set, registered as tiny_train and tiny_val; not frozen."""
-    cfg = load_config(str(ROOT / "tests" / "tiny.yaml"), ["OUTPUT_DIR", str(tmp_path / "run")])
+    cfg = load_config(str(ROOT / "tests" / "tiny.yaml"), ["OUTPUT_DIR", str(output)])
     cfg.DATASETS.CUSTOM = [
         {"name": f"tiny_{split}", "annotations": str(tiny_set / f"{split}.json"), "images": str(tiny_set)}
         for split in ("train", "val")
@@ -58,3 +57,18 @@ def tiny_cfg(tiny_set, tmp_path):
     for name in ("tiny_train", "tiny_val"):
         set_class_metadata(name)
     return cfg
+
+
+@pytest.fixture
+def tiny_cfg(tiny_set, tmp_path):
+    """The tiny config, with an output folder of this test."""
+    return make_tiny_cfg(tiny_set, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_set, tmp_path_factory) -> Path:
+    """A checkpoint of the tiny model before training."""
+    torch.manual_seed(0)
+    trainer = LongTailTrainer(make_tiny_cfg(tiny_set, tmp_path_factory.mktemp("tiny_run")))
+    trainer.checkpointer.save("model_final", iteration=0)
+    return Path(trainer.checkpointer.get_checkpoint_file())

@@ -3,7 +3,6 @@
 Losses, samplers, evaluators and plots all read their counts from here.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -54,12 +53,32 @@ class CategoryCounts:
         """K letters by LVIS's rule on image counts: r (rare), c (common), f (frequent)."""
         return tuple(frequency_letter(count) for count in self.image_counts)
 
+    def to_records(self) -> dict[str, Any]:
+        """The counts in the form of a count file (see :func:`read_count_file`), each class with its frequency."""
+        columns = (self.category_ids, self.names, self.image_counts, self.instance_counts, self.frequency_groups)
+        keys = ("id", "name", "image_count", "instance_count", "frequency")
+        categories = [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
+        return {"num_images": self.num_images, "categories": categories}
+
+    @classmethod
+    def from_records(cls, content: dict[str, Any]) -> "CategoryCounts":
+        """The counts of a count file's content; the inverse of :meth:`to_records`."""
+        ordered = sorted(content["categories"], key=lambda record: record["id"])
+        return cls(
+            category_ids=tuple(record["id"] for record in ordered),
+            names=tuple(record["name"] for record in ordered),
+            image_counts=tuple(record["image_count"] for record in ordered),
+            instance_counts=tuple(record["instance_count"] for record in ordered),
+            num_images=content["num_images"],
+        )
+
 
 def category_counts(cfg: CfgNode) -> CategoryCounts:
     """The category counts of a config's training data.
 
-    Sources, in this order: the file ``MODEL.LONG_TAIL.CATEGORY_COUNTS``; the file that the dataset's
-    metadata names as ``category_counts_file``; the annotation files of ``DATASETS.TRAIN``, counted once.
+    Sources, in this order: the file ``MODEL.LONG_TAIL.CATEGORY_COUNTS``; the dataset's metadata, which has
+    ``category_counts`` or the name of a ``category_counts_file``; the annotation files of ``DATASETS.TRAIN``,
+    counted once.
 
     Raises:
         UserError: there is no source, or its number of classes is not ``MODEL.ROI_HEADS.NUM_CLASSES``.
@@ -107,10 +126,14 @@ def _counts_of_one(dataset_name: str) -> CategoryCounts:
     if dataset_name not in MetadataCatalog.list():
         raise UserError(f"Dataset {dataset_name!r} is not registered; describe it under DATASETS.CUSTOM.")
     metadata = MetadataCatalog.get(dataset_name)
+    if metadata.get("category_counts"):
+        return metadata.category_counts
     if metadata.get("category_counts_file"):
         return read_count_file(metadata.category_counts_file)
     if metadata.get("prepare"):
         metadata.prepare()
+    if not metadata.get("json_file"):
+        raise UserError(f"Dataset {dataset_name!r} has no annotation file to count its classes in.")
     return count_annotations(metadata.json_file)
 
 
@@ -123,7 +146,7 @@ def read_count_file(path: str) -> CategoryCounts:
     """
     try:
         content = orjson.loads(Path(path).read_bytes())
-        return _from_records(content["categories"], content["num_images"])
+        return CategoryCounts.from_records(content)
     except OSError as error:
         raise UserError(
             f"Category count file {path} cannot be read ({error.strerror}); see datasets/metadata for its form."
@@ -154,15 +177,4 @@ def _count(annotations: PackedAnnotations) -> CategoryCounts:
         image_counts=tuple(image_counts),
         instance_counts=tuple(instance_counts),
         num_images=int((per_image > 0).sum()),
-    )
-
-
-def _from_records(records: Sequence[dict[str, Any]], num_images: int) -> CategoryCounts:
-    ordered = sorted(records, key=lambda record: record["id"])
-    return CategoryCounts(
-        category_ids=tuple(record["id"] for record in ordered),
-        names=tuple(record["name"] for record in ordered),
-        image_counts=tuple(record["image_count"] for record in ordered),
-        instance_counts=tuple(record["instance_count"] for record in ordered),
-        num_images=num_images,
     )

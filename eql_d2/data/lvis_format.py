@@ -187,3 +187,15 @@ def _compressed(segmentation: list | dict[str, Any]) -> list | dict[str, Any]:
         rle = mask_api.frPyObjects(segmentation, *segmentation["size"])
         return {"size": segmentation["size"], "counts": rle["counts"].decode()}
     return segmentation
+
+
+def image_ids_by_path(annotation_file: str | Path) -> dict[str, int]:
+    """The ids of an annotation file's images by their path below the image folder.
+
+    Args:
+        annotation_file: JSON in the LVIS format; annotations are not needed.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
+    return {relative_path(image): image["id"] for image in read_annotation_file(annotation_file)["images"]}

@@ -18,10 +18,12 @@ class AtomicCheckpointer(DetectionCheckpointer):
     A full disk or a killed process leaves the last good checkpoint, and ``last_checkpoint`` naming it.
 
     Attributes:
+        description: what every checkpoint says about itself (see :mod:`eql_d2.engine.description`).
         exclude: shell-style name patterns of tensors that are not loaded.
         misfits: after loading, the model's tensors that did not come from the file, and why.
     """
 
+    description: dict[str, Any] = {}
     exclude: Sequence[str] = ()
     misfits: dict[str, str] = {}
 
@@ -37,7 +39,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         """
         partial = f".{name}.partial"
         try:
-            super().save(partial, **kwargs)  # calls tag_last_checkpoint once the file is complete
+            super().save(partial, **self.description, **kwargs)  # calls tag_last_checkpoint once the file is complete
         except (OSError, RuntimeError) as error:
             Path(self.save_dir, f"{partial}.pth").unlink(missing_ok=True)
             # PyTorch's file writer trips over the OSError with a RuntimeError of its own.

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -37,14 +38,40 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
     cfg = get_eql_d2_config()
     if config_file and not Path(config_file).is_file():
         raise UserError(f"Config file {config_file} does not exist.")
-    try:
+    with _mistakes_told(cfg, f"Config file {config_file}"):
         if config_file:
             cfg.merge_from_file(config_file)
         cfg.merge_from_list(overrides or [])
+    return cfg
+
+
+def parse_config(text: str, source: str, overrides: list[str] | None = None) -> CfgNode:
+    """Read a dumped config, executing nothing that it may hold, and apply KEY VALUE overrides.
+
+    Args:
+        text: YAML without ``_BASE_``, as ``CfgNode.dump`` writes it.
+        source: where it is from, for error messages.
+        overrides: alternating keys and values.
+
+    Raises:
+        UserError: it is not YAML, or a key does not exist.
+    """
+    cfg = get_eql_d2_config()
+    with _mistakes_told(cfg, source):
+        cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(text)))
+        cfg.merge_from_list(overrides or [])
+    return cfg
+
+
+@contextmanager
+def _mistakes_told(cfg: CfgNode, source: str) -> Iterator[None]:
+    """Turn what goes wrong in merging a config into one sentence."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise UserError(f"Config file {error.filename} does not exist.") from None
     except yaml.YAMLError as error:
-        raise UserError(f"Config file {config_file} is not valid YAML: {' '.join(str(error).split())}.") from None
+        raise UserError(f"{source} is not valid YAML: {' '.join(str(error).split())}.") from None
     except KeyError as error:
         raise UserError(_unknown_key_message(cfg, str(error.args[0]))) from None
     # An unknown key among the overrides, a value of another type than the default's, a list of odd length, YAML that
@@ -53,7 +80,6 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
         if "Non-existent key" in str(error):
             raise UserError(_unknown_key_message(cfg, str(error))) from None
         raise UserError(f"The config cannot be read: {error}") from None
-    return cfg
 
 
 def _unknown_key_message(cfg: CfgNode, error_text: str) -> str:
@@ -83,9 +109,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
         UserError: something in the config does not fit; the sentence names the key.
     """
     cfg = load_config(args.config_file, args.opts)
-    _import_modules(cfg.ENGINE.IMPORT)
+    import_modules(cfg.ENGINE.IMPORT)
     register_custom_datasets(cfg)
-    _check_device(cfg)
+    check_device(cfg)
     _check_datasets(cfg, args.eval_only)
     if not args.eval_only:
         check_run_folder(cfg.OUTPUT_DIR, args.resume)
@@ -107,7 +133,12 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def _import_modules(names: Sequence[str]) -> None:
+def import_modules(names: Sequence[str]) -> None:
+    """Import the modules of ``ENGINE.IMPORT``, also from the current folder.
+
+    Raises:
+        UserError: a module does not exist.
+    """
     if names and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     for name in names:
@@ -138,7 +169,12 @@ def _check_datasets(cfg: CfgNode, eval_only: bool) -> None:
             check_files_exist(metadata.json_file, metadata.image_root)
 
 
-def _check_device(cfg: CfgNode) -> None:
+def check_device(cfg: CfgNode) -> None:
+    """Make sure that the machine has what the config asks for.
+
+    Raises:
+        UserError: there is no GPU for ``MODEL.DEVICE`` or ``SOLVER.AMP.ENABLED``.
+    """
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("MODEL.DEVICE is cuda, but PyTorch finds no GPU; add MODEL.DEVICE cpu to the command.")
     if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":

@@ -19,6 +19,7 @@ from torch import nn
 from eql_d2.data.loader import TrainLoader, build_test_loader, build_train_loader, derived_seed
 from eql_d2.engine.checkpoint import AtomicCheckpointer, check_run_folder
 from eql_d2.engine.class_watch import WatchClasses
+from eql_d2.engine.description import describe_run
 from eql_d2.engine.partial_training import (
     FreezeBatchNorm,
     check_frozen_are_loaded,
@@ -52,6 +53,7 @@ class LongTailTrainer(DefaultTrainer):
         self._trainer = step_class(wrap_for_processes(model), self.build_train_loader(cfg, self.seed), optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer.description = describe_run(cfg)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
