@@ -11,7 +11,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from pycocotools import mask as rle
 
-from eql_d2.data.categories import CategoryCounts, category_counts, count_annotations
+from eql_d2.data.categories import CategoryCounts, category_counts
 from eql_d2.data.prediction_inputs import read_rgb
 from eql_d2.engine import LongTailTrainer
 from eql_d2.engine.description import class_records, describe_run, read_description
@@ -33,7 +33,6 @@ def dataset_gone(tiny_set, checkpoint):
     for name in ("tiny_train", "tiny_val"):
         MetadataCatalog.remove(name)
         DatasetCatalog.remove(name)
-    count_annotations.cache_clear()
     tiny_set.rename(hidden)
     yield hidden
     hidden.rename(tiny_set)
