@@ -17,7 +17,10 @@ def main(args: argparse.Namespace) -> None:
     """One process of a run."""
     cfg = setup(args)
     if args.eval_only:
-        LongTailTrainer.test(cfg, LongTailTrainer.build_trained_model(cfg, args.resume))
+        model = LongTailTrainer.build_trained_model(cfg, args.resume)
+        LongTailTrainer.test(cfg, model)
+        if cfg.TEST.AUG.ENABLED:
+            LongTailTrainer.test_with_TTA(cfg, model)
     else:
         trainer = LongTailTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)

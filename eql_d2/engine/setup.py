@@ -17,12 +17,14 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import default_setup
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from eql_d2.config import get_eql_d2_config
 from eql_d2.data.datasets import register_custom_datasets, set_class_metadata
 from eql_d2.data.lvis_format import check_files_exist
 from eql_d2.engine.checkpoint import check_run_folder
 from eql_d2.errors import UserError
+from eql_d2.modeling.test_time_augmentation import check_augmentation
 
 
 def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode:
@@ -112,6 +114,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     import_modules(cfg.ENGINE.IMPORT)
     register_custom_datasets(cfg)
     check_device(cfg)
+    if cfg.TEST.AUG.ENABLED:
+        check_augmentation(cfg)
     _check_datasets(cfg, args.eval_only)
     if not args.eval_only:
         check_run_folder(cfg.OUTPUT_DIR, args.resume)
@@ -129,6 +133,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         default_setup(cfg, args)
     except OSError as error:
         raise UserError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be written ({error.strerror}); set another.") from None
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="eql_d2")
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_not_user_error)
     return cfg
 

@@ -1,6 +1,8 @@
 """The trainer: Detectron2's, on GPUs or CPU processes, with runs that resume exactly."""
 
+import logging
 import weakref
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from detectron2.engine import (
     TrainerBase,
     create_ddp_model,
 )
+from detectron2.engine.hooks import EvalHook
 from detectron2.utils import comm
 from torch import nn
 
@@ -28,6 +31,9 @@ from eql_d2.engine.partial_training import (
 )
 from eql_d2.errors import UserError
 from eql_d2.evaluation import LVISEvaluator
+from eql_d2.modeling import LongTailRCNNWithTTA
+
+logger = logging.getLogger(__name__)
 
 
 class LongTailTrainer(DefaultTrainer):
@@ -83,10 +89,10 @@ class LongTailTrainer(DefaultTrainer):
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> LVISEvaluator:
-        """LVIS metrics, written to ``OUTPUT_DIR/inference/DATASET``."""
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> LVISEvaluator:
+        """LVIS metrics, written to ``OUTPUT_DIR/inference/DATASET`` or another folder."""
         tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
-        folder = f"{cfg.OUTPUT_DIR}/inference/{dataset_name}"
+        folder = output_folder or f"{cfg.OUTPUT_DIR}/inference/{dataset_name}"
         return LVISEvaluator(
             dataset_name,
             tasks,
@@ -95,6 +101,30 @@ class LongTailTrainer(DefaultTrainer):
             engine=cfg.TEST.LVIS_ENGINE,
             fixed_ap=cfg.TEST.FIXED_AP,
         )
+
+    @classmethod
+    def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> OrderedDict[str, Any]:
+        """Evaluate with test-time augmentation (``TEST.AUG``); results go to ``OUTPUT_DIR/inference_TTA/DATASET``.
+
+        Every size is made from the image on disk; Detectron2's own tool makes it from one of ``INPUT.MIN_SIZE_TEST``,
+        so that its larger sizes are blurred.
+
+        Args:
+            cfg: full config.
+            model: the trained model.
+
+        Returns:
+            On the first process the metrics as of ``test``, with keys that end in ``_TTA``; elsewhere an empty dict.
+        """
+        logger.info("Evaluating with test-time augmentation: %s.", " ".join(str(cfg.TEST.AUG).split()))
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.INPUT.MIN_SIZE_TEST = 0  # Detectron2's value for: as it is
+        evaluators = [
+            cls.build_evaluator(cfg, name, f"{cfg.OUTPUT_DIR}/inference_TTA/{name}") for name in cfg.DATASETS.TEST
+        ]
+        results = cls.test(cfg, LongTailRCNNWithTTA(cfg, model), evaluators)
+        return OrderedDict((f"{key}_TTA", value) for key, value in results.items())
 
     @classmethod
     def build_trained_model(cls, cfg: CfgNode, resume: bool = False) -> nn.Module:
@@ -126,7 +156,12 @@ class LongTailTrainer(DefaultTrainer):
             hooks.append(FreezeBatchNorm())
         if self.cfg.ENGINE.WATCH_PERIOD > 0:
             hooks.append(WatchClasses(self.cfg))
-        return [*hooks, *super().build_hooks()]
+        hooks += super().build_hooks()
+        if self.cfg.TEST.AUG.ENABLED:
+            # Right after the evaluation without it, and before the hook that writes metrics to files.
+            place = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
+            hooks.insert(place + 1, EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.model)))
+        return hooks
 
     def run_step(self) -> None:
         """One training step.

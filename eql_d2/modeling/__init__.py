@@ -23,6 +23,7 @@ from eql_d2.modeling.methods import (
 )
 from eql_d2.modeling.normed_layers import NormedConv2d, NormedLinear, ScaledLinear
 from eql_d2.modeling.roi_heads import LongTailCascadeROIHeads, LongTailROIHeads
+from eql_d2.modeling.test_time_augmentation import LongTailRCNNWithTTA
 
 __all__ = [
     "BOX_PREDICTOR_REGISTRY",
@@ -36,6 +37,7 @@ __all__ = [
     "InverseFrequencyPredictor",
     "LongTailCascadeROIHeads",
     "LongTailPredictor",
+    "LongTailRCNNWithTTA",
     "LongTailROIHeads",
     "NormedConv2d",
     "NormedLinear",

@@ -163,3 +163,57 @@ def nms_class_by_class(boxes, scores, classes, threshold):
         else:
             kept.append(index)
     return torch.tensor(kept, dtype=torch.int64)
+
+
+# --- detections that have one class each --------------------------------------------------------------------
+
+
+def random_detections(seed, count, num_classes):
+    generator = torch.Generator().manual_seed(seed)
+    boxes, _ = random_case(seed, count, 1)
+    return boxes, torch.rand(count, generator=generator), torch.randint(num_classes, (count,), generator=generator)
+
+
+def select_both(boxes, scores, classes, num_classes, topk, score_thresh=1e-8, nms_thresh=0.5):
+    """Ours, and Detectron2's selection from the score matrix that its test-time augmentation makes."""
+    ours = inference.select_detections(boxes, scores, classes, (100, 90), score_thresh, nms_thresh, topk)
+    matrix = torch.zeros(len(boxes), num_classes + 1)
+    matrix[torch.arange(len(boxes)), classes] = scores
+    return ours, fast_rcnn.fast_rcnn_inference_single_image(boxes, matrix, (100, 90), score_thresh, nms_thresh, topk)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    count=st.integers(0, 300),
+    num_classes=st.integers(1, 20),
+    topk=st.sampled_from([-1, 0, 5, 300]),
+    spoilt=st.booleans(),
+)
+def test_detections_equal_the_selection_from_a_matrix(seed, count, num_classes, topk, spoilt):
+    boxes, scores, classes = random_detections(seed, count, num_classes)
+    if spoilt and count > 4:
+        boxes[0, 1], scores[1], scores[2], scores[3], boxes[4, 2] = torch.nan, torch.inf, 0, torch.nan, -torch.inf
+    (ours, rows), (theirs, _) = select_both(boxes, scores, classes, num_classes, topk)
+    assert torch.equal(ours.scores, theirs.scores)
+    assert torch.equal(ours.pred_boxes.tensor, theirs.pred_boxes.tensor)
+    assert torch.equal(ours.pred_classes, theirs.pred_classes)
+    assert torch.equal(scores[rows], ours.scores)
+    assert torch.equal(classes[rows], ours.pred_classes)
+
+
+def test_more_detections_than_are_tried_first():
+    boxes, scores, classes = random_detections(0, 3 * inference.FIRST_CANDIDATES, 40)
+    for topk in (300, -1):
+        (ours, _), (theirs, _) = select_both(boxes, scores, classes, 40, topk)
+        assert torch.equal(ours.scores, theirs.scores)
+        assert torch.equal(ours.pred_boxes.tensor, theirs.pred_boxes.tensor)
+
+
+def test_ties_of_detections_go_by_their_order():
+    boxes, scores, classes = random_detections(1, 200, 50)
+    scores = (scores * 3).round() / 3
+    (ours, rows), (theirs, _) = select_both(boxes, scores, classes, 50, 300)
+    assert torch.equal(ours.scores, theirs.scores)
+    order = [(-s, r) for s, r in zip(ours.scores.tolist(), rows.tolist(), strict=True)]
+    assert order == sorted(order)
