@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from eql_d2.errors import UserError
 from eql_d2.evaluation.ensemble_rules import Member, Rules
+from eql_d2.evaluation.evaluate_files import read_lists
 from eql_d2.evaluation.fusion import Floats, Integers, box_iou, fuse, fused_scores, mask_overlap, rescore, suppress
 from eql_d2.evaluation.ground_truth import GroundTruth, Records
 from eql_d2.evaluation.results_file import PROGRESS_AFTER, ResultsFile
@@ -70,14 +71,7 @@ def read_images_and_categories(path: str | Path) -> GroundTruth:
     Raises:
         UserError: the file is missing or broken.
     """
-    try:
-        content = orjson.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise UserError(f"Annotation file {path} cannot be read ({error.strerror}); check the path.") from None
-    except orjson.JSONDecodeError as error:
-        raise UserError(f"Annotation file {path} is truncated or not JSON ({error}); download it again.") from None
-    if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in ("images", "categories")):
-        raise UserError(f"Annotation file {path} is not in the LVIS or COCO format: no list images and categories.")
+    content = read_lists(path, ("images", "categories"))
     # COCO's rules need nothing else of an image, and drop no result.
     return GroundTruth({key: content[key] for key in ("images", "categories")}, path, rules="coco")
 

@@ -93,7 +93,16 @@ def read_ground_truth(path: str | Path, rules: str | None = None) -> GroundTruth
     return GroundTruth(content, path, rules)
 
 
-def _read_annotations(path: str | Path) -> dict[str, Any]:
+def read_lists(path: str | Path, names: Sequence[str]) -> dict[str, Any]:
+    """Parse an annotation file in the LVIS or COCO format.
+
+    Args:
+        path: the file.
+        names: lists that it must hold, e.g. "images".
+
+    Raises:
+        UserError: the file is missing or broken, or lacks one of the lists.
+    """
     collecting = gc.isenabled()
     gc.disable()  # millions of lists of numbers, none of them garbage
     try:
@@ -105,10 +114,14 @@ def _read_annotations(path: str | Path) -> dict[str, Any]:
     finally:
         if collecting:
             gc.enable()
-    parts = ("images", "annotations", "categories")
-    missing = [part for part in parts if not isinstance(content, dict) or not isinstance(content.get(part), list)]
+    missing = [name for name in names if not isinstance(content, dict) or not isinstance(content.get(name), list)]
     if missing:
         raise UserError(f"Annotation file {path} is not in the LVIS or COCO format: no list {' and '.join(missing)}.")
+    return content
+
+
+def _read_annotations(path: str | Path) -> dict[str, Any]:
+    content = read_lists(path, ("images", "annotations", "categories"))
     if not all(isinstance(image, dict) for image in content["images"]):
         raise UserError(f"Annotation file {path}: an entry of images is not a dictionary.")
     if not content["annotations"]:
