@@ -70,6 +70,15 @@ def test_backward_within_autocast_is_in_float32(loss, batch):
     assert torch.equal(grad, expected)
 
 
+def test_backward_within_autocast_of_a_matrix_product():
+    """Autocast would run the product in bfloat16, unlike the forward pass."""
+    z, matrix = torch.randn(R, 3, requires_grad=True), torch.randn(3, 4)
+    total = sum_over_rows(lambda block: (block @ matrix).pow(2).sum(), z)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        grad = torch.autograd.grad(total, z)[0]
+    torch.testing.assert_close(grad, 2 * (z @ matrix) @ matrix.T)
+
+
 def test_a_later_step_does_not_reach_an_earlier_graph(loss, batch):
     """The backward pass computes again; it must do so with the state of its own forward pass."""
     logits, gt_classes = batch
