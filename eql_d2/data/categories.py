@@ -133,7 +133,10 @@ def _counts_of_one(dataset_name: str) -> CategoryCounts:
     if metadata.get("prepare"):
         metadata.prepare()
     if not metadata.get("json_file"):
-        raise UserError(f"Dataset {dataset_name!r} has no annotation file to count its classes in.")
+        raise UserError(
+            f"Dataset {dataset_name!r} has no annotation file to count its classes in; name a file of counts with "
+            "MODEL.LONG_TAIL.CATEGORY_COUNTS."
+        )
     return count_annotations(metadata.json_file)
 
 

@@ -155,7 +155,10 @@ class LongTailTrainer(DefaultTrainer):
         if self.cfg.SOLVER.TRAINABLE:
             hooks.append(FreezeBatchNorm())
         if self.cfg.ENGINE.WATCH_PERIOD > 0:
-            hooks.append(WatchClasses(self.cfg))
+            try:
+                hooks.append(WatchClasses(self.cfg))
+            except UserError as error:  # a method without need of counts trains without them
+                logger.warning("Classes are not watched: %s", error)
         hooks += super().build_hooks()
         if self.cfg.TEST.AUG.ENABLED:
             # Right after the evaluation without it, and before the hook that writes metrics to files.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from eql_d2.data.datasets import register_custom_datasets
@@ -125,6 +126,21 @@ def test_zero_switches_it_off(watched_cfg, tmp_path):
     trainer = train(watched_cfg)
     assert trainer.model.roi_heads.box_predictor.gradient_sums is None
     assert not (tmp_path / "run" / "class_gradients.csv").exists()
+
+
+def test_a_dataset_that_is_no_annotation_file_trains_unwatched(watched_cfg, caplog):
+    """Registered by the user's own code, as Detectron2's tutorial does."""
+    records = list(DatasetCatalog.get("tiny_train"))
+    DatasetCatalog.register("own", lambda: records)
+    MetadataCatalog.get("own").thing_classes = MetadataCatalog.get("tiny_train").thing_classes
+    watched_cfg.DATASETS.TRAIN = ("own",)
+    try:
+        with caplog.at_level("WARNING", logger="eql_d2"):
+            train(watched_cfg)
+    finally:
+        DatasetCatalog.remove("own")
+        MetadataCatalog.remove("own")
+    assert "Classes are not watched: Dataset 'own' has no annotation file" in caplog.text
 
 
 def watch_in_each_process(cfg, folder):
