@@ -9,7 +9,7 @@ import argparse
 import sys
 
 import eql_d2.modeling  # noqa: F401  (registers the ROI heads)
-from eql_d2.engine import LongTailTrainer, default_argument_parser, launch, load_config, setup
+from eql_d2.engine import LongTailTrainer, default_argument_parser, launch, leave, load_config, setup
 from eql_d2.errors import UserError
 
 
@@ -44,3 +44,4 @@ if __name__ == "__main__":
         )
     except UserError as error:
         sys.exit(f"error: {error}")
+    leave()

@@ -164,14 +164,15 @@ def _spawned(
     except UserError as error:
         mistakes.put(str(error))  # before the others can notice that this process is gone
         sys.exit(1)
-    _leave()
+    leave()
 
 
-def _leave() -> None:
+def leave() -> None:
     """End a process that has done its work, without taking the interpreter apart.
 
     In one of some thirty runs PyTorch 2.14 aborts there ("terminate called without an active exception"), once it has
-    communicated, and a run that went well would end as one that failed.
+    communicated, and a run that went well would end as one that failed. A script that torchrun or srun starts calls
+    this as its last line.
     """
     atexit._run_exitfuncs()
     sys.stdout.flush()

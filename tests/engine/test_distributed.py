@@ -110,8 +110,8 @@ def test_two_machines_on_one_host(tmp_path):
 def test_torchrun(tmp_path):
     script = tmp_path / "job.py"
     script.write_text(
-        "import pathlib; from eql_d2.engine import launch; from tests.engine.test_distributed import *\n"
-        f"launch(report_places, device='cpu', args=(pathlib.Path('{tmp_path}'),))"
+        "import pathlib; from eql_d2.engine import launch, leave; from tests.engine.test_distributed import *\n"
+        f"launch(report_places, device='cpu', args=(pathlib.Path('{tmp_path}'),)); leave()"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
     subprocess.run(command, check=True, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}, timeout=180)
