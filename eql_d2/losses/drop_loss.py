@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from eql_d2.losses.base import class_statistics
-from eql_d2.losses.equalization import step_threshold
+from eql_d2.losses.equalization import checked_image_frequencies, step_threshold
 from eql_d2.losses.row_blocks import row_blocks
 from eql_d2.losses.sigmoid import SigmoidLoss, weighted_sigmoid_sum
 
@@ -37,11 +36,7 @@ class DropLoss(SigmoidLoss):
 
     def __init__(self, num_classes: int, image_frequencies: Tensor, lambda_: float = 0.00177) -> None:
         super().__init__(num_classes)
-        if not 0 <= lambda_ <= 1:
-            raise ValueError(f"lambda_ is {lambda_}; it must lie between 0 and 1.")
-        frequencies = class_statistics("image_frequencies", image_frequencies, num_classes)
-        if bool((frequencies > 1).any()):
-            raise ValueError("image_frequencies must lie between 0 and 1; divide image counts by the number of images.")
+        frequencies = checked_image_frequencies(image_frequencies, num_classes, lambda_)
         self.lambda_ = lambda_
         self.register_buffer("is_tail", step_threshold(frequencies, lambda_).bool(), persistent=False)
 

@@ -39,11 +39,7 @@ class EqualizationLoss(SigmoidLoss):
         super().__init__(num_classes)
         if threshold not in THRESHOLD_FUNCTIONS:
             raise ValueError(f"threshold is {threshold!r}; it must be one of {', '.join(THRESHOLD_FUNCTIONS)}.")
-        if not 0 <= lambda_ <= 1:
-            raise ValueError(f"lambda_ is {lambda_}; it must lie between 0 and 1.")
-        frequencies = class_statistics("image_frequencies", image_frequencies, num_classes)
-        if bool((frequencies > 1).any()):
-            raise ValueError("image_frequencies must lie between 0 and 1; divide image counts by the number of images.")
+        frequencies = checked_image_frequencies(image_frequencies, num_classes, lambda_)
         self.lambda_ = lambda_
         self.threshold = threshold
         self.exclude_background = exclude_background
@@ -80,6 +76,20 @@ class EqualizationLoss(SigmoidLoss):
     def extra_repr(self) -> str:
         spared = int((self.tail_weight > 0.5).sum())
         return f"{super().extra_repr()}, lambda_={self.lambda_}, threshold={self.threshold}, tail_classes={spared}"
+
+
+def checked_image_frequencies(image_frequencies: Tensor, num_classes: int, lambda_: float) -> Tensor:
+    """Image frequencies as (K,) float64, checked together with the tail threshold that they are compared with.
+
+    Raises:
+        ValueError: one of them is out of its range; the sentence names it.
+    """
+    if not 0 <= lambda_ <= 1:
+        raise ValueError(f"lambda_ is {lambda_}; it must lie between 0 and 1.")
+    frequencies = class_statistics("image_frequencies", image_frequencies, num_classes)
+    if bool((frequencies > 1).any()):
+        raise ValueError("image_frequencies must lie between 0 and 1; divide image counts by the number of images.")
+    return frequencies
 
 
 def step_threshold(frequencies: Tensor, lambda_: float) -> Tensor:
