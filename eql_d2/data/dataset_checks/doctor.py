@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from eql_d2.data.annotation_cache import PackedAnnotations, open_annotations
-from eql_d2.data.annotation_rules import Finding
 from eql_d2.data.categories import CategoryCounts, count_annotations
 from eql_d2.data.dataset_checks.image_files import image_paths, images_present, missing_finding
 from eql_d2.data.dataset_checks.image_findings import duplicate_images, unreadable_images, wrong_sizes
@@ -19,6 +18,7 @@ from eql_d2.data.dataset_checks.split_findings import (
     overlap_of_content,
     overlap_of_names,
 )
+from eql_d2.data.findings import Finding
 from eql_d2.errors import UserError
 
 
@@ -130,7 +130,7 @@ def _annotation_findings(part: CheckedSet) -> Iterator[Finding]:
         part.annotations = None
         yield Finding("defect", "unusable annotation file", str(error), 1)
         return
-    yield from getattr(part.annotations, "findings", ())
+    yield from part.annotations.findings
 
 
 def _look_for_images(part: CheckedSet) -> Finding | None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from eql_d2.data.annotation_cache import PackedAnnotations
-from eql_d2.data.annotation_rules import Finding, relative_path
+from eql_d2.data.annotation_rules import relative_path
+from eql_d2.data.findings import Finding
 
 _WORTH_LISTING = 32
 _LOOKED_AT_TWICE = 100
@@ -17,7 +18,7 @@ _MOST_FOLDERS_TRIED = 100
 
 def image_paths(annotations: PackedAnnotations) -> list[str]:
     """Paths of the N images below the image folder, in the order of ``annotations.image_ids``."""
-    return [relative_path(annotations.records(index)[0]) for index in range(len(annotations))]
+    return [relative_path(annotations.image_record(index)) for index in range(len(annotations))]
 
 
 def missing_images(annotations: PackedAnnotations, image_root: str | Path) -> Finding | None:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eql_d2.data.annotation_rules import Finding
 from eql_d2.data.dataset_checks.image_reading import ImageFacts
+from eql_d2.data.findings import Finding
 
 
 def unreadable_images(paths: Sequence[str], facts: Sequence[ImageFacts]) -> Finding | None:

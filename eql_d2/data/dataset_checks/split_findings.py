@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from eql_d2.data.annotation_cache import PackedAnnotations
-from eql_d2.data.annotation_rules import Finding
 from eql_d2.data.categories import CategoryCounts
 from eql_d2.data.dataset_checks.image_reading import ImageFacts
+from eql_d2.data.findings import Finding
 
 _KIND = "image in both sets"
 _CONSEQUENCE = "a model is then validated on what it was trained on, and its results are too good"
