@@ -24,7 +24,6 @@ _VARIABLES = {
 _SIZE = (5.0, 3.4)
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: small, and in the page's font
-    "svg.hashsalt": "eql_d2",  # the same picture of the same data
     "font.size": 10,
     "text.color": INK,
     "axes.edgecolor": INK,
@@ -93,7 +92,8 @@ def _plain(value: float, _: int) -> str:
 
 
 def _figure() -> tuple[Figure, Axes]:
-    figure = Figure(_SIZE, layout="constrained")
+    figure = Figure(_SIZE)
+    figure.subplots_adjust(left=0.13, right=0.985, bottom=0.145, top=0.97)
     figure.patch.set_visible(False)
     axes = figure.subplots()
     axes.patch.set_visible(False)
@@ -101,8 +101,9 @@ def _figure() -> tuple[Figure, Axes]:
 
 
 def _svg(figure: Figure, label: str) -> str:
-    """An <svg> element of the page's colours, without ids that several pictures would share."""
+    """An <svg> element of the page's colours, with no ids but its own; to be called within ``rc_context``."""
     buffer = io.StringIO()
+    matplotlib.rcParams["svg.hashsalt"] = label  # the same ids for the same picture, others for another one
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :].strip()

@@ -118,18 +118,21 @@ def _numbers(sets: Sequence[CheckedSet]) -> str:
     columns = [_facts_of(part) for part in sets]
     rows = [[label, *(column[label] for column in columns)] for label in columns[0]]
     headers = ["", *(part.name for part in sets)] if len(sets) > 1 else ["", ""]
-    return _table(headers, rows, numbers=range(1, len(headers)))
+    note = '<p class="soft">Entries with a defect are left out of all numbers.</p>'
+    return _table(headers, rows, numbers=range(1, len(headers))) + note
 
 
 def _facts_of(part: CheckedSet) -> dict[str, Any]:
-    counts, total = part.counts, len(part.annotations.categories)
+    counts, instances = part.counts, sum(part.counts.instance_counts)
     with_images = [count for count in counts.image_counts if count]
     groups = Counter(counts.frequency_groups)
     return {
         "images": len(part.annotations),
         "images with annotations": counts.num_images,
-        "annotations": total,
-        "annotations an annotated image": f"{total / max(counts.num_images, 1):.1f}",
+        "annotations": len(part.annotations.categories),
+        "instances": instances,
+        "regions to ignore (crowds)": int(part.annotations.regions.sum()),
+        "instances an annotated image": f"{instances / max(counts.num_images, 1):.1f}",
         "classes": counts.num_classes,
         "classes without instances": counts.num_classes - len(with_images),
         "rare classes (r, at most 10 images, or none)": groups["r"],

@@ -3,8 +3,10 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from eql_d2.data.annotation_cache import PackedAnnotations, open_annotations
@@ -18,6 +20,7 @@ from eql_d2.data.dataset_checks.split_findings import (
     overlap_of_content,
     overlap_of_names,
 )
+from eql_d2.data.datasets import NEEDED_TO_EVALUATE
 from eql_d2.data.findings import Finding
 from eql_d2.errors import UserError
 
@@ -32,7 +35,6 @@ class CheckedSet:
         image_root: folder of the images; None if they were not looked at.
         annotations: of the file; None if it cannot be read, as is everything that follows.
         counts: how often each class occurs.
-        paths: paths of the N images below the folder.
         present: (N,) bool, which images are there; None if they were not looked for.
         facts: what reading the images showed; empty if they were not looked for.
     """
@@ -42,9 +44,13 @@ class CheckedSet:
     image_root: Path | None
     annotations: PackedAnnotations | None = None
     counts: CategoryCounts | None = None
-    paths: list[str] = field(default_factory=list)
     present: np.ndarray | None = None
     facts: list[ImageFacts] = field(default_factory=list)
+
+    @cached_property
+    def paths(self) -> list[str]:
+        """Paths of the N images below the folder, in the order of ``annotations.image_ids``."""
+        return image_paths(self.annotations)
 
 
 @dataclass
@@ -54,7 +60,7 @@ class DatasetCheck:
     Attributes:
         sets: one or two, the set to train on first.
         decoded: whether images were decoded, not only looked for.
-        findings: each with the name of the set it is in, or "both".
+        findings: each with the name of the set it is in, or "train, val".
     """
 
     sets: list[CheckedSet]
@@ -107,7 +113,7 @@ def check_dataset(
     for part in sets:
         check.findings += [(part.name, finding) for finding in _image_findings(part) if finding]
     if len(sets) == 2 and all(part.annotations is not None for part in sets):
-        check.findings += [("both", finding) for finding in _split_findings(*sets) if finding]
+        check.findings += [("train, val", finding) for finding in _split_findings(*sets) if finding]
     check.findings.sort(key=lambda item: item[1].level)  # defects first
     return check
 
@@ -125,12 +131,13 @@ def _annotation_findings(part: CheckedSet) -> Iterator[Finding]:
     try:
         part.annotations = open_annotations(part.annotation_file)
         part.counts = count_annotations(str(part.annotation_file))
-        part.paths = image_paths(part.annotations)
     except UserError as error:
         part.annotations = None
         yield Finding("defect", "unusable annotation file", str(error), 1)
         return
-    yield from part.annotations.findings
+    for finding in part.annotations.findings:
+        hinders = part.name == "val" and finding.kind in NEEDED_TO_EVALUATE
+        yield msgspec.structs.replace(finding, level="defect") if hinders else finding
 
 
 def _look_for_images(part: CheckedSet) -> Finding | None:

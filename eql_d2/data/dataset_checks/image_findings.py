@@ -39,9 +39,9 @@ def wrong_sizes(paths: Sequence[str], facts: Sequence[ImageFacts], sizes: np.nda
     if not wrong:
         return None
     path, fact, (width, height) = wrong[0]
-    sentence = f"image {path} is {fact.size[0]} × {fact.size[1]} pixels, but annotated as {width:g} × {height:g}"
+    sentence = f"image {path} is not {width:g}x{height:g} as annotated, but {fact.size[0]}x{fact.size[1]}"
     if fact.sideways:
-        sentence += "; its EXIF data turns it by a quarter"
+        sentence += " after the turn that its EXIF data asks for"
     return Finding("defect", "wrong image size", sentence, len(wrong))
 
 

@@ -31,7 +31,7 @@ class ImageFacts(NamedTuple):
         error: why the file cannot be read; None if it can.
         size: width and height in pixels as training has them, turned as EXIF says; None if it was not decoded.
         sideways: whether EXIF swaps width and height.
-        digest: SHA-1 of the file; None if it was not needed.
+        digest: SHA-1 of the file; None if that was not needed or the file cannot be read.
     """
 
     error: str | None = None
@@ -48,7 +48,7 @@ def read_images(paths: Sequence[str], workers: int | None = None) -> list[ImageF
         workers: number of processes; None for one a CPU.
 
     Returns:
-        N facts, all of whose digests are there if the file can be read at all.
+        N facts.
 
     Raises:
         UserError: a process was killed.
@@ -129,14 +129,13 @@ def _decode(path: str) -> ImageFacts:
         return ImageFacts(error=error.strerror)
     if not data:
         return ImageFacts(error="the file is empty")
-    digest = _sha1(data)
     try:
         size, sideways = _decoded_size(data)
     except UnidentifiedImageError:
-        return ImageFacts(error="it is no picture", digest=digest)
+        return ImageFacts(error="it is no picture")
     except Exception as error:  # Pillow's decoders raise nearly anything on broken files
-        return ImageFacts(error=" ".join(str(error).split()) or type(error).__name__, digest=digest)
-    return ImageFacts(size=size[::-1] if sideways else size, sideways=sideways, digest=digest)
+        return ImageFacts(error=" ".join(str(error).split()) or type(error).__name__)
+    return ImageFacts(size=size[::-1] if sideways else size, sideways=sideways, digest=_sha1(data))
 
 
 def _decoded_size(data: bytes) -> tuple[tuple[int, int], bool]:
