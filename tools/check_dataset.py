@@ -9,7 +9,8 @@ long tail, tail ratios for EQL, bins for BAGS, and the rarest and most frequent 
   images            missing, unreadable, of another size than annotated, the same file under two names
   train and val     the same image in both, different classes
 
-A defect should be mended, and training refuses to start where it can see it. A remark is worth knowing.
+A defect should be mended: training refuses to start with the same sentence, unless told --ignore. (What only reading
+all images shows is not looked for at its start.) A remark is worth knowing; training goes on.
 Exit status: 0 no defect, 1 at least one, 2 nothing was checked (a path that does not exist, say).
 
 Examples:

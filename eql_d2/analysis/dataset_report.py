@@ -1,6 +1,7 @@
 """The page about a checked dataset: one HTML file that needs no server and nothing from elsewhere."""
 
 import html
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -58,10 +59,10 @@ def scope(check: DatasetCheck) -> list[str]:
         if part.image_root is None:
             how = "annotations only; name the image folder to have the images checked, too"
         elif check.decoded:
-            how = f"annotations, and every image in {part.image_root} was decoded"
+            how = f"annotations, and every image in {os.path.abspath(part.image_root)} was decoded"
         else:
-            how = f"annotations, and whether the images are in {part.image_root}; none was decoded"
-        sentences.append(f"{part.name}: {part.annotation_file}: {how}.")
+            how = f"annotations, and whether the images are in {os.path.abspath(part.image_root)}; none was decoded"
+        sentences.append(f"{part.name}: {os.path.abspath(part.annotation_file)}: {how}.")
     return sentences
 
 
@@ -107,7 +108,8 @@ def _findings(check: DatasetCheck) -> str:
         for where, finding in check.findings
     ]
     note = (
-        "<p class='soft'>A defect is to be mended: training stops with the same sentence where it can see it. "
+        "<p class='soft'>A defect is to be mended: training refuses to start with the same sentence. What only "
+        "reading all images shows (broken ones, wrong sizes, images in both sets) is not looked for at its start. "
         "A remark is worth knowing; training goes on.</p>"
     )
     table = _table(["", "set", "what", "how often", "the first case"], rows, numbers=[3], texts=[4])
@@ -118,7 +120,7 @@ def _numbers(sets: Sequence[CheckedSet]) -> str:
     columns = [_facts_of(part) for part in sets]
     rows = [[label, *(column[label] for column in columns)] for label in columns[0]]
     headers = ["", *(part.name for part in sets)] if len(sets) > 1 else ["", ""]
-    note = '<p class="soft">Entries with a defect are left out of all numbers.</p>'
+    note = '<p class="soft">Records with a defect are left out of all numbers.</p>'
     return _table(headers, rows, numbers=range(1, len(headers))) + note
 
 
