@@ -32,7 +32,7 @@ from tabulate import tabulate
 
 from eql_d2.analysis.dataset_report import dataset_page, scope, verdict
 from eql_d2.config import get_eql_d2_config
-from eql_d2.data.dataset_checks.doctor import DatasetCheck, check_dataset
+from eql_d2.data.dataset_checks.doctor import DatasetCheck, examine_dataset
 from eql_d2.errors import UserError
 
 NOT_CHECKED = 2
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s")
     output = args.output or Path(f"{Path(args.annotations).stem}_report.html")
     _require_writable(output)  # before an hour of reading images
-    check = check_dataset(
+    check = examine_dataset(
         args.annotations,
         args.images,
         val_annotation_file=args.val,

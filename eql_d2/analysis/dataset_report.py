@@ -21,7 +21,7 @@ def dataset_page(check: DatasetCheck, bin_edges: Sequence[int] = (10, 100, 1000)
     """The page of a check, as HTML.
 
     Args:
-        check: what :func:`eql_d2.data.dataset_checks.doctor.check_dataset` found.
+        check: what :func:`eql_d2.data.dataset_checks.doctor.examine_dataset` found.
         bin_edges: numbers of instances that part the classes into BAGS's bins.
     """
     train = check.sets[0]

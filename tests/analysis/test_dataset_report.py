@@ -12,7 +12,7 @@ import pytest
 from eql_d2.analysis.dataset_numbers import by_frequency, instance_bins, tail_curve, tail_rows
 from eql_d2.analysis.dataset_report import dataset_page
 from eql_d2.data.categories import CategoryCounts, count_annotations, read_count_file
-from eql_d2.data.dataset_checks.doctor import check_dataset
+from eql_d2.data.dataset_checks.doctor import examine_dataset
 from tests.conftest import ROOT
 from tests.data.small_set import make_content, write_set
 
@@ -68,7 +68,7 @@ def numbers_by_loop(path: Path) -> dict:
 
 
 def check_page_numbers(path):
-    expected, check = numbers_by_loop(path), check_dataset(path)
+    expected, check = numbers_by_loop(path), examine_dataset(path)
     counts, content = expected["images"], expected["content"]
     rows = {row[0]: row[1:] for row in PageReader(dataset_page(check)).rows if row}
 
@@ -135,6 +135,8 @@ def test_tail_curve_by_hand():
     assert ratios.tolist() == pytest.approx([0.2, 0.4, 1.0])
     assert by_frequency(counts_of((6, 1, 0, 1, 2), 10)) == [0, 4, 1, 3]
     assert max(row.lambda_ for row in tail_rows(counts_of((6, 1, 2), 10))) <= 1
+    on_the_edge = tail_rows(counts_of((3, 3000), 10_000))  # 3 / 10,000 is no less than 0.0003
+    assert [(row.classes, row.ratio) for row in on_the_edge if row.lambda_ == 0.0003] == [(0, 0)]
 
 
 def check_stands_alone(page):
@@ -157,7 +159,7 @@ def check_stands_alone(page):
 
 
 def test_the_page_stands_alone(tiny_set):
-    page = dataset_page(check_dataset(tiny_set / "train.json", val_annotation_file=tiny_set / "val.json"))
+    page = dataset_page(examine_dataset(tiny_set / "train.json", val_annotation_file=tiny_set / "val.json"))
     check_stands_alone(page)
     assert page.count("<svg") == 2
     assert len(page) < 200_000
@@ -168,7 +170,7 @@ def test_names_are_no_markup(tmp_path):
     content["categories"][0]["name"] = evil = "<script>alert('&')</script>"
     content["categories"].append({"id": 9, "name": "</p><b>none"})
     path = write_set(tmp_path, "a<b>&.json", content)
-    page = dataset_page(check_dataset(path))
+    page = dataset_page(examine_dataset(path))
     assert "<script" not in page
     assert any(row[:1] == [evil] for row in check_stands_alone(page).rows)
 
@@ -184,7 +186,7 @@ def test_few_classes_make_a_page_too(tmp_path, image_counts):
         for n in range(count)
     ]
     path = write_set(tmp_path, "train.json", content)
-    page = dataset_page(check_dataset(path))
+    page = dataset_page(examine_dataset(path))
     assert check_stands_alone(page)
     assert page.count("<svg") == 2
     assert count_annotations(str(path)).image_counts == image_counts
@@ -193,6 +195,6 @@ def test_few_classes_make_a_page_too(tmp_path, image_counts):
 def test_nothing_annotated(tmp_path):
     content = make_content(3)
     content["annotations"] = []
-    page = dataset_page(check_dataset(write_set(tmp_path, "test.json", content)))
+    page = dataset_page(examine_dataset(write_set(tmp_path, "test.json", content)))
     assert ["images", "3"] in check_stands_alone(page).rows
     assert "<svg" not in page

@@ -49,6 +49,7 @@ def test_what_a_listing_does_not_show_is_asked_for(tmp_path):
 def test_missing_images(tmp_path):
     annotations = open_annotations(write_set(tmp_path, "train.json", make_content(5)))
     assert image_paths(annotations) == [f"photos/{n:03d}.jpg" for n in range(5)]
+    assert [annotations.image_record(i) for i in range(5)] == [annotations.records(i)[0] for i in range(5)]
     assert missing_images(annotations, tmp_path) is None
     for n in (2, 4):
         (tmp_path / "photos" / f"{n:03d}.jpg").unlink()

@@ -3,7 +3,7 @@
 import shutil
 
 from eql_d2.data.categories import CategoryCounts
-from eql_d2.data.dataset_checks.doctor import check_dataset
+from eql_d2.data.dataset_checks.doctor import examine_dataset
 from eql_d2.data.dataset_checks.split_findings import classes_without_training, different_classes
 from tests.data.small_set import make_content, write_set
 
@@ -11,7 +11,7 @@ from tests.data.small_set import make_content, write_set
 def findings_between(folder, train, val, **options):
     """Findings between two sets, by kind."""
     train, val = write_set(folder, "train.json", train), write_set(folder, "val.json", val)
-    check = check_dataset(train, val_annotation_file=val, **options)
+    check = examine_dataset(train, val_annotation_file=val, **options)
     return {finding.kind: finding for where, finding in check.findings if where == "train, val"}
 
 
@@ -68,6 +68,6 @@ def test_a_val_set_that_cannot_be_evaluated(tmp_path):
     for annotation in content["annotations"]:
         del annotation["area"]
     path = write_set(tmp_path, "train.json", content)
-    check = check_dataset(path, val_annotation_file=path)
+    check = examine_dataset(path, val_annotation_file=path)
     levels = {where: f.level for where, f in check.findings if f.kind == "annotation without area"}
     assert levels == {"train": "remark", "val": "defect"}

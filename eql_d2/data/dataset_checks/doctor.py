@@ -55,7 +55,7 @@ class CheckedSet:
 
 @dataclass
 class DatasetCheck:
-    """The outcome of :func:`check_dataset`.
+    """The outcome of :func:`examine_dataset`.
 
     Attributes:
         sets: one or two, the set to train on first.
@@ -73,7 +73,7 @@ class DatasetCheck:
         return sum(finding.level == "defect" for _, finding in self.findings)
 
 
-def check_dataset(
+def examine_dataset(
     annotation_file: str | Path,
     image_root: str | Path | None = None,
     *,
