@@ -111,11 +111,11 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.DATASETS.CUSTOM = []
 
     # DATALOADER.SAMPLER_TRAIN is TrainingSampler (every image once an epoch), RepeatFactorTrainingSampler,
-    # ClassAwareTrainingSampler, ClassBalancedTrainingSampler or MixtureTrainingSampler; see eql_d2/data/samplers.py.
-    # Repeat factor sampling has the threshold DATALOADER.REPEAT_THRESHOLD, a share of images, in Detectron2 0.0. It is
-    # 0.001 in LVIS's paper and in the codes of EQLv2 and Seesaw Loss, 0.0005 in EQL's code for LVIS v0.5. On Open Images
-    # EQL's paper compares with class-aware sampling, which has none.
-    # Roots of the repeat factors, sqrt(t / f); False takes t / f. Detectron2 v0.6 has no such key.
+    # ClassAwareTrainingSampler, ClassBalancedTrainingSampler or MixtureTrainingSampler: eql_d2/data/samplers.py.
+    # Repeat factor sampling shows classes in less than DATALOADER.REPEAT_THRESHOLD of the images more often; that is 0
+    # in Detectron2, 0.001 in LVIS's paper and the codes of EQLv2 and Seesaw Loss, 0.0005 in EQL's code for LVIS v0.5.
+    # On Open Images the papers use class-aware sampling, which has no threshold.
+    # Repeat factors are sqrt(threshold / frequency); without the root if False. Detectron2 v0.6 has no such key.
     cfg.DATALOADER.REPEAT_SQRT = True
     # How a repeat factor becomes a number of times: "stochastic" (Detectron2) or "ceil" (mmdetection), always up.
     cfg.DATALOADER.REPEAT_ROUNDING = "stochastic"

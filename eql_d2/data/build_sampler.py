@@ -56,20 +56,18 @@ def _repeat_factor(cfg: CfgNode, classes: ImageClasses, seed: int) -> RepeatFact
     options = cfg.DATALOADER
     if not 0 < options.REPEAT_THRESHOLD < math.inf:
         raise UserError(
-            f"DATALOADER.REPEAT_THRESHOLD is {options.REPEAT_THRESHOLD}, with which no image is repeated; set it to the "
-            "share of images below which classes are shown more often (0.001 for LVIS v1)."
+            f"DATALOADER.REPEAT_THRESHOLD is {options.REPEAT_THRESHOLD}, with which no image is repeated; set it to "
+            "the share of images below which classes are shown more often (0.001 for LVIS v1)."
         )
     if options.REPEAT_ROUNDING not in ROUNDINGS:
-        raise UserError(
-            f"DATALOADER.REPEAT_ROUNDING is {options.REPEAT_ROUNDING!r}; it must be {_one_of(*ROUNDINGS)}."
-        )
-    counts = _fitting_counts(cfg, classes)
+        raise UserError(f"DATALOADER.REPEAT_ROUNDING is {options.REPEAT_ROUNDING!r}; it must be {_one_of(*ROUNDINGS)}.")
+    counts = fitting_counts(cfg, classes)
     of_class = category_repeat_factors(counts.image_frequencies, options.REPEAT_THRESHOLD, options.REPEAT_SQRT)
     return RepeatFactorTrainingSampler(classes.largest(of_class), seed, options.REPEAT_ROUNDING)
 
 
 def _class_aware(cfg: CfgNode, classes: ImageClasses, seed: int) -> ClassAwareTrainingSampler:
-    return ClassAwareTrainingSampler(classes.images_of_class(_some_classes(cfg, classes)), seed)
+    return ClassAwareTrainingSampler(classes.images_of_class(_num_classes(cfg, classes)), seed)
 
 
 def _class_balanced(cfg: CfgNode, classes: ImageClasses, seed: int) -> ClassBalancedTrainingSampler:
@@ -78,8 +76,8 @@ def _class_balanced(cfg: CfgNode, classes: ImageClasses, seed: int) -> ClassBala
         raise UserError(
             f"DATALOADER.CLASS_BALANCED_POWER is {power}; it must be from 0 (class-balanced) to 1 (instance-balanced)."
         )
-    images_of_class = classes.images_of_class(_some_classes(cfg, classes))
-    counts = _fitting_counts(cfg, classes)
+    images_of_class = classes.images_of_class(_num_classes(cfg, classes))
+    counts = fitting_counts(cfg, classes)
     return ClassBalancedTrainingSampler(images_of_class, torch.tensor(counts.image_counts), power, seed)
 
 
@@ -115,30 +113,37 @@ def _is_weight(weight: Any) -> bool:
     return isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0 < weight < math.inf
 
 
-def _some_classes(cfg: CfgNode, classes: ImageClasses) -> int:
-    """Number of classes of the training images; an error if they hold none, for there would be nothing to sample."""
-    if classes.class_range[1] < 0:
+def _num_classes(cfg: CfgNode, classes: ImageClasses) -> int:
+    """Number of classes up to the last that occurs; an error if none does, for there would be nothing to sample."""
+    smallest, largest = classes.class_range
+    if not 0 <= smallest <= largest:
+        found = "has no annotation" if largest < 0 else f"has category_id {smallest}"
         raise UserError(
-            f"DATASETS.TRAIN ({', '.join(cfg.DATASETS.TRAIN)}) has no annotation, so that {cfg.DATALOADER.SAMPLER_TRAIN} "
-            "has no class to sample; set DATALOADER.SAMPLER_TRAIN to TrainingSampler."
+            f"DATASETS.TRAIN ({', '.join(cfg.DATASETS.TRAIN)}) {found}, which leaves {cfg.DATALOADER.SAMPLER_TRAIN} "
+            "without classes to sample; set DATALOADER.SAMPLER_TRAIN to TrainingSampler."
         )
-    return classes.class_range[1] + 1
+    return largest + 1
 
 
-def _fitting_counts(cfg: CfgNode, classes: ImageClasses) -> CategoryCounts:
-    """The category counts, which know every class of the training images."""
+def fitting_counts(cfg: CfgNode, classes: ImageClasses) -> CategoryCounts:
+    """The category counts, which know every class of the training images.
+
+    Raises:
+        UserError: there are none, or they are of other data.
+    """
     counts = category_counts(cfg)
+    names = ", ".join(cfg.DATASETS.TRAIN)
     smallest, largest = classes.class_range
     if smallest < 0 or largest >= counts.num_classes:
         raise UserError(
-            f"DATASETS.TRAIN ({', '.join(cfg.DATASETS.TRAIN)}) has category_id {smallest if smallest < 0 else largest}, "
-            f"but there are {counts.num_classes} classes; their contiguous ids must be 0 to {counts.num_classes - 1}."
+            f"DATASETS.TRAIN ({names}) has category_id {smallest if smallest < 0 else largest}, but the contiguous ids "
+            f"of its {counts.num_classes} classes are 0 to {counts.num_classes - 1}; register it with those."
         )
     images, _ = classes.counts(np.ones(classes.num_images), counts.num_classes)
     for name, counted, present in zip(counts.names, counts.image_counts, images.tolist(), strict=True):
         if present and not counted:
             raise UserError(
                 f"Class {name!r} is in {present} training images, but in none by the category counts; make "
-                "MODEL.LONG_TAIL.CATEGORY_COUNTS (or the dataset's metadata) those of DATASETS.TRAIN."
+                f"MODEL.LONG_TAIL.CATEGORY_COUNTS (or the dataset's metadata) those of DATASETS.TRAIN ({names})."
             )
     return counts

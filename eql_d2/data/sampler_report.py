@@ -11,7 +11,8 @@ import numpy as np
 from detectron2.config import CfgNode
 from tabulate import tabulate
 
-from eql_d2.data.categories import CategoryCounts, category_counts
+from eql_d2.data.build_sampler import fitting_counts
+from eql_d2.data.categories import CategoryCounts
 from eql_d2.data.image_classes import ImageClasses
 from eql_d2.data.samplers import TrainingStream
 from eql_d2.errors import UserError
@@ -54,18 +55,21 @@ def report_classes_shown(cfg: CfgNode, sampler: TrainingStream, classes: ImageCl
     The numbers are of the run's own stream, over one epoch's worth of images. Called by the first process alone.
 
     Args:
-        cfg: full config; where its data has no category counts, nothing is reported.
+        cfg: full config; where its data has no fitting category counts, a warning says so.
         sampler: the run's sampler.
         classes: the classes of the training images.
     """
     try:
-        counts = category_counts(cfg)
-    except UserError as error:
-        logger.info("What the sampler shows of each class is not counted: %s", error)
+        counts = fitting_counts(cfg, classes)
+    except UserError as error:  # a sampler without need of counts samples without them
+        logger.warning("What the sampler shows of each class is not counted: %s", error)
         return
     shown = classes_shown(sampler, classes, counts.num_classes)
     path = Path(cfg.OUTPUT_DIR) / FILE_NAME
     _write_file(path, shown, counts)
+    if np.array_equal(shown.images_shown, shown.images) and np.array_equal(shown.instances_shown, shown.instances):
+        logger.info("%s shows each class as often as it is there (%s).", cfg.DATALOADER.SAMPLER_TRAIN, path)
+        return
     logger.info(
         "What %s shows in %d images, and how that compares with every image once (each class: %s):\n%s",
         cfg.DATALOADER.SAMPLER_TRAIN,
@@ -82,9 +86,7 @@ def _write_file(path: Path, shown: ClassesShown, counts: CategoryCounts) -> None
     columns = (shown.images, shown.images_shown, shown.instances, shown.instances_shown)
     with open(partial, "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(
-            ["category_id", "name", "frequency", "images", "images_shown", "instances", "instances_shown"]
-        )
+        writer.writerow(["category_id", "name", "frequency", "images", "images_shown", "instances", "instances_shown"])
         numbers = zip(*(column.tolist() for column in columns), strict=True)
         writer.writerows((*fact, *values) for fact, values in zip(facts, numbers, strict=True))
     partial.replace(path)

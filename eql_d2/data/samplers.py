@@ -46,8 +46,8 @@ class TrainingSampler(TrainingStream):
 class RepeatFactorTrainingSampler(TrainingStream):
     """Repeat factor sampling (Gupta et al., LVIS, CVPR 2019): an image is shown r times an epoch, in random order.
 
-    "stochastic" rounds r anew each epoch, up with the probability of its fraction: the stream of Detectron2's sampler of
-    this name. "ceil" always rounds up, as mmdetection's ClassBalancedDataset does, so that each image with r > 1 is
+    "stochastic" rounds r anew each epoch, up with the probability of its fraction: the stream of Detectron2's sampler
+    of this name. "ceil" always rounds up, as mmdetection's ClassBalancedDataset does, so that each image with r > 1 is
     shown twice at least and an epoch is longer.
 
     Args:
