@@ -97,7 +97,7 @@ def _mixture(cfg: CfgNode, classes: ImageClasses, seed: int) -> MixtureTrainingS
             "[[RepeatFactorTrainingSampler, 0.5], [ClassAwareTrainingSampler, 0.5]]."
         )
     for name, weight in mixture:
-        if name not in BUILDERS:
+        if name not in list(BUILDERS):  # a list, for names that are none
             raise UserError(f"DATALOADER.SAMPLER_MIXTURE names {name!r}; it must be {_one_of(*BUILDERS)}.")
         if not _is_weight(weight):
             raise UserError(
