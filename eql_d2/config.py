@@ -34,6 +34,12 @@ def _add_model_keys(cfg: CfgNode) -> None:
     cfg.MODEL.LONG_TAIL = CfgNode()
     # Share of each class that a sigmoid classifier predicts at the start of training.
     cfg.MODEL.LONG_TAIL.PRIOR_PROB = 0.001
+    # The share in (0, 1) of all class images that belongs to tail classes, from which a LAMBDA of auto follows. With
+    # 0.09 it is EQL's own threshold on LVIS v0.5.
+    cfg.MODEL.LONG_TAIL.TAIL_RATIO = 0.09
+    # Keys that say auto, to be settled when the training data are known. They may be: MODEL.ROI_HEADS.NUM_CLASSES,
+    # and of this node PRIOR_PROB, EQL.LAMBDA, DROP_LOSS.LAMBDA and BAGS.BIN_EDGES. Noted by what reads a config.
+    cfg.MODEL.LONG_TAIL.AUTO = ()
     # JSON file of category counts (form: datasets/metadata). Empty: counts follow from DATASETS.TRAIN.
     cfg.MODEL.LONG_TAIL.CATEGORY_COUNTS = ""
 
@@ -107,8 +113,14 @@ def _add_comparison_keys(cfg: CfgNode) -> None:
 
 
 def _add_data_keys(cfg: CfgNode) -> None:
-    # The user's own LVIS-format datasets: a list of {name, annotations, images}.
+    # The user's own datasets: a list of {name, annotations, images}, with format: lvis (default) or coco, and
+    # categories: a list of names, to use these classes only.
     cfg.DATASETS.CUSTOM = []
+    # YAML file with a list of the same kind, whose paths are relative to the file.
+    cfg.DATASETS.CUSTOM_FILE = ""
+    # Leave out annotations and images with defects (tools/check_dataset.py) instead of refusing the dataset; also
+    # --ignore of train_net.py.
+    cfg.DATASETS.IGNORE_DEFECTS = False
 
     # DATALOADER.SAMPLER_TRAIN is TrainingSampler (every image once an epoch), RepeatFactorTrainingSampler,
     # ClassAwareTrainingSampler, ClassBalancedTrainingSampler or MixtureTrainingSampler: eql_d2/data/samplers.py.
