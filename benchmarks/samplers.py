@@ -2,8 +2,9 @@
 
     python benchmarks/samplers.py [--images 99388] [--annotations 1270141] [--repeats 5] [--json FILE]
 
-Each is run in turns, one thread; medians of CPU time. "start" is from the dataset dicts to the first image; an epoch is what a
-resumed run goes through for each epoch that it has behind it. The streams of both repeat factor samplers are compared.
+Each is run in turns, one thread; medians of CPU time. "start" is from the dataset dicts to the first image; an epoch is
+what a resumed run goes through for each epoch that it has behind it. The streams of both repeat factor samplers are
+compared.
 """
 
 import argparse

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+CROWD = np.iinfo(np.int64).min
+
 
 class ImageClasses:
     """The classes of the instances of N training images. Crowds, which training leaves out, do not count.
@@ -18,14 +20,13 @@ class ImageClasses:
     """
 
     def __init__(self, dataset_dicts: Sequence[dict[str, Any]]) -> None:
-        per_image = [
-            [instance["category_id"] for instance in record["annotations"] if not instance.get("iscrowd")]
-            for record in dataset_dicts
-        ]
-        lengths = np.fromiter(map(len, per_image), np.int64, len(per_image))
-        self._classes = np.fromiter(itertools.chain.from_iterable(per_image), np.int64, lengths.sum())
-        self._images = np.repeat(np.arange(len(per_image)), lengths)
-        self.num_images = len(per_image)
+        lengths = np.fromiter((len(record["annotations"]) for record in dataset_dicts), np.int64, len(dataset_dicts))
+        instances = itertools.chain.from_iterable(record["annotations"] for record in dataset_dicts)
+        classes = (CROWD if instance.get("iscrowd") else instance["category_id"] for instance in instances)
+        classes = np.fromiter(classes, np.int64, lengths.sum())
+        images = np.repeat(np.arange(len(lengths)), lengths)
+        self._classes, self._images = classes[classes != CROWD], images[classes != CROWD]
+        self.num_images = len(lengths)
 
     @property
     def class_range(self) -> tuple[int, int]:
