@@ -9,7 +9,7 @@ import torch
 from detectron2.utils import comm
 
 from eql_d2.data.categories import dataset_counts
-from eql_d2.data.datasets import register_custom_datasets
+from eql_d2.data.custom_datasets import register_custom_datasets
 from eql_d2.data.loader import build_train_loader
 from eql_d2.engine import launch
 from tests.conftest import make_tiny_cfg
