@@ -174,8 +174,8 @@ def _endless_rounds(items: Tensor, generator: torch.Generator) -> Iterator[int]:
 
 def _endless_draws(weights: Tensor, generator: torch.Generator) -> Iterator[int]:
     """Positions drawn with replacement, with probabilities proportional to (n,) float64 weights."""
-    upper = weights.cumsum(0) / weights.sum()
-    upper[-1] = 1.0
+    upper = weights.cumsum(0)
+    upper = upper / upper[-1]  # of which the last is 1 exactly, and above every draw
     while True:
         draws = torch.rand(DRAWS_AT_ONCE, generator=generator, dtype=torch.float64)
         yield from torch.searchsorted(upper, draws, right=True).tolist()
