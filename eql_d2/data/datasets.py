@@ -72,7 +72,7 @@ def register_lvis_format(
             image_root,
             categories=categories,
             federated=federated,
-            ignore_defects=name in _IGNORING_DEFECTS,
+            ignore_defects=ignores_defects(name),
         )
 
     for catalog in (DatasetCatalog, MetadataCatalog):
@@ -92,6 +92,11 @@ def register_lvis_format(
 
 
 _IGNORING_DEFECTS: set[str] = set()
+
+
+def ignores_defects(name: str) -> bool:
+    """Whether defective entries of a dataset are left out, as :func:`check_dataset` was told."""
+    return name in _IGNORING_DEFECTS
 
 
 def check_dataset(name: str, ignore_defects: bool = False, evaluated: bool = False) -> None:
