@@ -122,6 +122,22 @@ def _add_data_keys(cfg: CfgNode) -> None:
     # --ignore of train_net.py.
     cfg.DATASETS.IGNORE_DEFECTS = False
 
+    # DATALOADER.SAMPLER_TRAIN is TrainingSampler (every image once an epoch), RepeatFactorTrainingSampler,
+    # ClassAwareTrainingSampler, ClassBalancedTrainingSampler or MixtureTrainingSampler: eql_d2/data/samplers.py.
+    # Repeat factor sampling shows classes in less than DATALOADER.REPEAT_THRESHOLD of the images more often; that is 0
+    # in Detectron2, 0.001 in LVIS's paper and the codes of EQLv2 and Seesaw Loss, 0.0005 in EQL's code for LVIS v0.5.
+    # On Open Images the papers use class-aware sampling, which has no threshold.
+    # Repeat factors are sqrt(threshold / frequency); without the root if False. Detectron2 v0.6 has no such key.
+    cfg.DATALOADER.REPEAT_SQRT = True
+    # How a repeat factor becomes a number of times: "stochastic" (Detectron2) or "ceil" (mmdetection), always up.
+    cfg.DATALOADER.REPEAT_ROUNDING = "stochastic"
+    # q of ClassBalancedTrainingSampler: a class with n images is drawn in proportion to n^q. 0: class-balanced;
+    # 0.5: square-root; 1: instance-balanced sampling.
+    cfg.DATALOADER.CLASS_BALANCED_POWER = 0.0
+    # What MixtureTrainingSampler mixes: [sampler, weight] each, such as
+    # [[RepeatFactorTrainingSampler, 0.5], [ClassAwareTrainingSampler, 0.5]].
+    cfg.DATALOADER.SAMPLER_MIXTURE = []
+
 
 def _add_engine_keys(cfg: CfgNode) -> None:
     cfg.ENGINE = CfgNode()

@@ -18,13 +18,14 @@ from detectron2.data import (
     print_instances_class_histogram,
 )
 from detectron2.data.detection_utils import SizeMismatchError, check_metadata_consistency
-from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
 from PIL import UnidentifiedImageError
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
+from eql_d2.data.build_sampler import build_sampler
+from eql_d2.data.image_classes import ImageClasses
 from eql_d2.data.lvis_format import LVISDataset
-from eql_d2.data.samplers import ClassAwareTrainingSampler, images_by_class
+from eql_d2.data.sampler_report import report_classes_shown
 from eql_d2.errors import UserError
 
 DatasetDict = dict[str, Any]
@@ -174,8 +175,8 @@ def build_train_loader(cfg: CfgNode, seed: int, mapper: Callable | None = None) 
     """Build the training loader of this process.
 
     Args:
-        cfg: full config; ``DATALOADER.SAMPLER_TRAIN`` is TrainingSampler, RepeatFactorTrainingSampler or
-            ClassAwareTrainingSampler.
+        cfg: full config; ``DATALOADER.SAMPLER_TRAIN`` is a name of :data:`eql_d2.data.build_sampler.BUILDERS` or
+            MixtureTrainingSampler. What it shows of each class goes to the log and to ``OUTPUT_DIR``.
         seed: seed of the run, the same on all processes.
         mapper: replaces Detectron2's mapper.
 
@@ -190,7 +191,10 @@ def build_train_loader(cfg: CfgNode, seed: int, mapper: Callable | None = None) 
     dicts, summaries = _training_dicts(cfg)
     if not summaries:
         raise UserError(f"DATASETS.TRAIN ({', '.join(cfg.DATASETS.TRAIN)}) has no annotated image.")
-    sampler = _build_sampler(cfg, summaries, seed)
+    classes = ImageClasses(summaries)
+    sampler = build_sampler(cfg, classes, seed)
+    if comm.is_main_process():
+        report_classes_shown(cfg, sampler, classes)
     grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
     batches = BatchSampler(
         lambda: iter(sampler),
@@ -226,23 +230,6 @@ def _report_classes(names: Sequence[str], summaries: list[DatasetDict]) -> None:
         check_metadata_consistency("thing_classes", names)
         instances = list(itertools.chain(*(summary["annotations"] for summary in summaries)))
         print_instances_class_histogram([{"annotations": instances}], class_names)  # as of one image: faster
-
-
-def _build_sampler(cfg: CfgNode, dicts: list[DatasetDict], seed: int) -> Sampler:
-    name = cfg.DATALOADER.SAMPLER_TRAIN
-    if name == "TrainingSampler":
-        return TrainingSampler(len(dicts), seed=seed)
-    if name == "RepeatFactorTrainingSampler":
-        repeat_factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-            dicts, cfg.DATALOADER.REPEAT_THRESHOLD
-        )
-        return RepeatFactorTrainingSampler(repeat_factors, seed=seed)
-    if name == "ClassAwareTrainingSampler":
-        return ClassAwareTrainingSampler(images_by_class(dicts), seed=seed)
-    raise UserError(
-        f"DATALOADER.SAMPLER_TRAIN is {name!r}; it must be TrainingSampler, RepeatFactorTrainingSampler or "
-        "ClassAwareTrainingSampler."
-    )
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
