@@ -24,6 +24,7 @@ from PIL import UnidentifiedImageError
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler, Subset
 
 from eql_d2.data.lvis_format import LVISDataset
+from eql_d2.data.mapper import LongTailMapper
 from eql_d2.data.samplers import ClassAwareTrainingSampler, images_by_class
 from eql_d2.errors import UserError
 
@@ -177,7 +178,7 @@ def build_train_loader(cfg: CfgNode, seed: int, mapper: Callable | None = None) 
         cfg: full config; ``DATALOADER.SAMPLER_TRAIN`` is TrainingSampler, RepeatFactorTrainingSampler or
             ClassAwareTrainingSampler.
         seed: seed of the run, the same on all processes.
-        mapper: replaces Detectron2's mapper.
+        mapper: replaces :class:`LongTailMapper`.
 
     Raises:
         UserError: the dataset is broken or empty, or a key does not fit.
@@ -198,7 +199,7 @@ def build_train_loader(cfg: CfgNode, seed: int, mapper: Callable | None = None) 
         batch_size=cfg.SOLVER.IMS_PER_BATCH // world_size,
     )
     dataset = SeededDataset(
-        dicts, NamingMapper(mapper or DatasetMapper(cfg, is_train=True)), derived_seed(seed, comm.get_rank())
+        dicts, NamingMapper(mapper or LongTailMapper(cfg, is_train=True)), derived_seed(seed, comm.get_rank())
     )
     return TrainLoader(dataset, batches, cfg.DATALOADER.NUM_WORKERS)
 
