@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
@@ -42,6 +43,14 @@ class ImageTargets(Instances):
     def ignore_regions(self) -> Boxes | None:
         """Boxes in the pixels of the augmented image."""
         return self._ignore_regions
+
+    def with_present_classes(self, classes: Tensor) -> "ImageTargets":
+        """The same of an image into which objects of further classes (m,) int64 were put."""
+        verified = self._verified_classes
+        if verified is not None:
+            verified = torch.cat([verified, classes]).unique()
+        fields = self.get_fields()
+        return ImageTargets(self.image_size, verified_classes=verified, ignore_regions=self._ignore_regions, **fields)
 
     def to(self, *args: Any, **kwargs: Any) -> "ImageTargets":
         """All of it on another device."""

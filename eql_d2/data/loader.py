@@ -23,6 +23,7 @@ from detectron2.utils import comm
 from PIL import UnidentifiedImageError
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler, Subset
 
+from eql_d2.data.ignore_regions import WithIgnoreRegions
 from eql_d2.data.lvis_format import LVISDataset
 from eql_d2.data.mapper import LongTailMapper
 from eql_d2.data.samplers import ClassAwareTrainingSampler, images_by_class
@@ -207,7 +208,7 @@ def build_train_loader(cfg: CfgNode, seed: int, mapper: Callable | None = None) 
 def _training_dicts(cfg: CfgNode) -> tuple[Sequence[DatasetDict] | Dataset, list[DatasetDict]]:
     """The training images, and what samplers read of each; lazy where the datasets are."""
     parts = [DatasetCatalog.get(name) for name in cfg.DATASETS.TRAIN]
-    if parts and all(isinstance(part, LVISDataset) for part in parts):
+    if parts and all(isinstance(part, (LVISDataset, WithIgnoreRegions)) for part in parts):
         dicts, summaries = ConcatDataset(parts), list(itertools.chain(*(part.summaries() for part in parts)))
     else:
         dicts = summaries = list(itertools.chain(*parts))

@@ -20,7 +20,8 @@ class LongTailMapper(DatasetMapper):
 
     What it reads of a dataset dict beyond Detectron2:
 
-    - ``neg_category_ids``: contiguous ids of classes verified to be absent, as :class:`LVISDataset` has them.
+    - ``neg_category_ids``: contiguous ids of classes verified to be absent, as :class:`LVISDataset` has them; without
+      it, nothing is known of classes that are not annotated.
     - annotations with ``iscrowd`` or ``ignore`` 1, and ``ignore_regions``, a list of further boxes ``[x, y, w, h]`` in
       pixels: no ground truth, but boxes in which nothing is trained as background.
     - annotations without ``segmentation``: they train no mask. ``gt_has_mask`` of the instances tells them apart.
@@ -53,7 +54,7 @@ class LongTailMapper(DatasetMapper):
         annotations = dataset_dict["annotations"]
         regions = [annotation for annotation in annotations if is_region(annotation)]
         objects = [annotation for annotation in annotations if not is_region(annotation)]
-        verified = self._verified_classes(dataset_dict) if self.image_level_labels else None
+        verified = self._verified_classes(dataset_dict, objects) if self.image_level_labels else None
         boxes = self._transformed_regions(dataset_dict, regions, transforms, image_shape)
         self._make_instances(dataset_dict, objects, transforms, image_shape)
         if verified is not None or boxes is not None:
@@ -76,33 +77,37 @@ class LongTailMapper(DatasetMapper):
         has_mask = torch.tensor([bool(annotation.get("segmentation")) for annotation in objects])
         # Detectron2 drops what the augmentation moved out of the image; the place of an object in its class's stead
         # shows which are left.
-        dataset_dict["annotations"] = [{**annotation, "category_id": place} for place, annotation in enumerate(objects)]
+        objects = [{**annotation, "category_id": place} for place, annotation in enumerate(objects)]
         if self.use_instance_mask:
-            for annotation, masked in zip(dataset_dict["annotations"], has_mask.tolist(), strict=True):
+            for annotation, masked in zip(objects, has_mask.tolist(), strict=True):
                 if not masked:
                     # All instances of an image have masks or none has: a box stands in, and trains nothing.
                     annotation["segmentation"] = [_rectangle(annotation)]
-        super()._transform_annotations(dataset_dict, transforms, image_shape)
+        dataset_dict["annotations"] = objects
+        super()._transform_annotations(dataset_dict, transforms, image_shape)  # transforms the annotations in place
         instances = dataset_dict["instances"]
         left = instances.gt_classes
         instances.gt_classes = classes[left]
         if self.use_instance_mask and not has_mask.all():
             instances.gt_has_mask = has_mask[left]
+            if self.recompute_boxes:  # from masks; but a bitmap of a box is only as exact as its pixels
+                boxes = torch.as_tensor(np.stack([annotation["bbox"] for annotation in objects])).float()
+                without = ~instances.gt_has_mask
+                instances.gt_boxes.tensor[without] = boxes[left[without]]
 
-    def _verified_classes(self, dataset_dict: DatasetDict) -> Tensor:
+    def _verified_classes(self, dataset_dict: DatasetDict, objects: list[DatasetDict]) -> Tensor:
         """Contiguous ids (V,) of the image's positive and negative sets, whatever the augmentation leaves of it.
 
         Classes that are not exhaustively annotated are in the positive set as others are. The weights that the labels
         decide are those of RoIs on annotated objects of other classes, which the annotator has seen; what is missing
         are further objects.
         """
-        positive = {
-            annotation["category_id"] for annotation in dataset_dict["annotations"] if not _is_ignored(annotation)
-        }
+        positive = {annotation["category_id"] for annotation in objects}
         verified = sorted(positive.union(dataset_dict.get("neg_category_ids", ())))
-        if verified and not 0 <= verified[0] <= verified[-1] < self.num_classes:
+        unknown = [index for index in verified if not 0 <= index < self.num_classes]
+        if unknown:
             raise UserError(
-                f"Image {dataset_dict.get('file_name')} has the class {verified[-1]} in its image-level labels, but "
+                f"Image {dataset_dict.get('file_name')} has the class {unknown[0]} in its image-level labels, but "
                 f"there are {self.num_classes} classes; the dataset has to give contiguous ids in neg_category_ids."
             )
         return torch.tensor(verified, dtype=torch.int64)
@@ -127,11 +132,7 @@ class LongTailMapper(DatasetMapper):
 
 def is_region(annotation: DatasetDict) -> bool:
     """Whether an annotation is no object but a region to ignore: a crowd (COCO), or with ``ignore`` 1."""
-    return bool(annotation.get("iscrowd", 0)) or _is_ignored(annotation)
-
-
-def _is_ignored(annotation: DatasetDict) -> bool:
-    return bool(annotation.get("ignore", 0))
+    return bool(annotation.get("iscrowd", 0) or annotation.get("ignore", 0))
 
 
 def _corners(annotation: DatasetDict) -> list[float]:
