@@ -13,6 +13,7 @@ from eql_d2.modeling.box_predictor import build_loss
 from tests.config_files import LVIS, TRAIN_IMAGES, by_path, config_of, leaf_of, of_recipes
 
 OFFICIAL, PAPER = of_recipes("official"), of_recipes("paper")
+ABLATIONS = [path for path in PAPER if path.stem == "eql_image_labels"]
 OTHERS = [path for path in LVIS if path not in OFFICIAL + PAPER]  # of EQLv2, Seesaw Loss and BAGS
 MULTI_SCALE = (640, 672, 704, 736, 768, 800)
 CLASSIFIER = ("roi_heads.box_predictor*.cls_score.*",)
@@ -48,8 +49,9 @@ WEIGHTS = {  # backbone, or recipe and architecture where that starts from COCO:
 
 
 def test_every_table_row_that_can_be_trained_has_its_config():
-    assert len(OFFICIAL) == len(PAPER) == 2 * 4 * 6
-    for paths in (OFFICIAL, PAPER):
+    table_rows = [path for path in PAPER if path not in ABLATIONS]
+    assert len(OFFICIAL) == len(table_rows) == 2 * 4 * 6
+    for paths in (OFFICIAL, table_rows):
         models = {(leaf_of(path).architecture, leaf_of(path).backbone) for path in paths}
         assert models == {(kind, depth) for kind in ("mask_rcnn", "cascade_mask_rcnn") for depth in ("R50", "R101")}
         names = {path.stem for path in paths}
@@ -205,6 +207,11 @@ def test_methods(path):
         ).num_logits
 
 
+@by_path(OFFICIAL + PAPER)
+def test_image_level_labels_are_an_ablation(path):
+    assert (path in ABLATIONS) is config_of(path).MODEL.LONG_TAIL.IMAGE_LEVEL_LABELS
+
+
 ROW_METHODS = {
     "Softmax CE": "softmax",
     "Softmax CE baseline": "softmax",
@@ -239,6 +246,21 @@ ROW = re.compile(r"(?P<values>(?:(?:mask|box) AP \d+\.\d+(?: and )?)+) \((?P<id>
 def table_rows(shared_data):
     rows = json.loads((shared_data.parent / "reference" / "paper_tables.json").read_text())["results"]
     return {row["id"]: row for row in rows}
+
+
+def test_the_ablation_names_the_row_of_its_paper(table_rows):
+    (path,) = ABLATIONS
+    match = ROW.search(path.read_text())
+    row = table_rows[match["id"]]
+    assert (row["method"], row["dataset"], row["framework"], row["backbone"], row["source"], row["table"]) == (
+        "EQL",
+        "LVIS v0.5 val",
+        "Mask R-CNN",
+        "R50-FPN",
+        "S_EQLP",
+        "EQL T1",
+    )
+    assert match["values"] == f"mask AP {row['metrics']['AP']} and box AP {row['metrics']['APbbox']}"
 
 
 @by_path(OTHERS)

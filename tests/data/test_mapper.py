@@ -188,9 +188,9 @@ def test_a_crop_cuts_boxes_and_masks(image_file, masks):
     """Boxes without a mask are cut exactly; those with one are that of the mask that is left."""
     item = record(
         image_file,
+        thing((1, 1, 9, 9), 3, mask=False),  # cut off
         thing((4, 4, 24, 24), 1),  # the crop leaves the triangle with the corners (10, 10), (24, 24), (10, 24)
         thing((5.5, 6.5, 30.25, 20.75), 2, mask=False),
-        thing((1, 1, 9, 9), 3, mask=False),  # cut off
     )
     instances = mapper(masks=masks, augmentations=[Crop(10, 10, 40, 28)])(item)["instances"]
     assert instances.gt_classes.tolist() == [1, 2]
