@@ -23,8 +23,10 @@ from PIL import UnidentifiedImageError
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from eql_d2.data.build_sampler import build_sampler
+from eql_d2.data.ignore_regions import WithIgnoreRegions
 from eql_d2.data.image_classes import ImageClasses
 from eql_d2.data.lvis_format import LVISDataset
+from eql_d2.data.mapper import LongTailMapper
 from eql_d2.data.sampler_report import report_classes_shown
 from eql_d2.errors import UserError
 
@@ -178,7 +180,7 @@ def build_train_loader(cfg: CfgNode, seed: int, mapper: Callable | None = None) 
         cfg: full config; ``DATALOADER.SAMPLER_TRAIN`` is a name of :data:`eql_d2.data.build_sampler.BUILDERS` or
             MixtureTrainingSampler. What it shows of each class goes to the log and to ``OUTPUT_DIR``.
         seed: seed of the run, the same on all processes.
-        mapper: replaces Detectron2's mapper.
+        mapper: replaces :class:`LongTailMapper`.
 
     Raises:
         UserError: the dataset is broken or empty, or a key does not fit.
@@ -202,7 +204,7 @@ def build_train_loader(cfg: CfgNode, seed: int, mapper: Callable | None = None) 
         batch_size=cfg.SOLVER.IMS_PER_BATCH // world_size,
     )
     dataset = SeededDataset(
-        dicts, NamingMapper(mapper or DatasetMapper(cfg, is_train=True)), derived_seed(seed, comm.get_rank())
+        dicts, NamingMapper(mapper or LongTailMapper(cfg, is_train=True)), derived_seed(seed, comm.get_rank())
     )
     return TrainLoader(dataset, batches, cfg.DATALOADER.NUM_WORKERS)
 
@@ -210,7 +212,7 @@ def build_train_loader(cfg: CfgNode, seed: int, mapper: Callable | None = None) 
 def _training_dicts(cfg: CfgNode) -> tuple[Sequence[DatasetDict] | Dataset, list[DatasetDict]]:
     """The training images, and what samplers read of each; lazy where the datasets are."""
     parts = [DatasetCatalog.get(name) for name in cfg.DATASETS.TRAIN]
-    if parts and all(isinstance(part, LVISDataset) for part in parts):
+    if parts and all(isinstance(part, (LVISDataset, WithIgnoreRegions)) for part in parts):
         dicts, summaries = ConcatDataset(parts), list(itertools.chain(*(part.summaries() for part in parts)))
     else:
         dicts = summaries = list(itertools.chain(*parts))
