@@ -107,8 +107,14 @@ def _add_comparison_keys(cfg: CfgNode) -> None:
 
 
 def _add_data_keys(cfg: CfgNode) -> None:
-    # The user's own LVIS-format datasets: a list of {name, annotations, images}.
+    # The user's own datasets: a list of {name, annotations, images}, with format: lvis (default) or coco, and
+    # categories: a list of names, to use these classes only.
     cfg.DATASETS.CUSTOM = []
+    # YAML file with a list of the same kind, whose paths are relative to the file.
+    cfg.DATASETS.CUSTOM_FILE = ""
+    # Leave out annotations and images with defects (tools/check_dataset.py) instead of refusing the dataset; also
+    # --ignore of train_net.py.
+    cfg.DATASETS.IGNORE_DEFECTS = False
 
 
 def _add_engine_keys(cfg: CfgNode) -> None:

@@ -1,5 +1,6 @@
-"""Reading annotation files in the LVIS format, for Detectron2's dataset catalog."""
+"""Reading annotation files in the LVIS and COCO formats, for Detectron2's dataset catalog."""
 
+import difflib
 import operator
 from collections.abc import Sequence
 from functools import cached_property
@@ -7,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 from detectron2.structures import BoxMode
 from pycocotools import mask as mask_api
@@ -20,6 +22,7 @@ from eql_d2.data.annotation_rules import (
     relative_path,
     unreadable_file,
 )
+from eql_d2.data.findings import defects_error
 from eql_d2.errors import UserError
 
 
@@ -93,45 +96,75 @@ def contiguous_ids(categories: list[dict[str, Any]]) -> dict[int, int]:
     return {category_id: index for index, category_id in enumerate(sorted(c["id"] for c in categories))}
 
 
-def load_lvis_format(annotation_file: str | Path, image_root: str | Path) -> "LVISDataset":
-    """Read an LVIS-format file as Detectron2's standard dataset dicts.
+def load_lvis_format(
+    annotation_file: str | Path,
+    image_root: str | Path,
+    *,
+    categories: Sequence[str] | None = None,
+    federated: bool = True,
+    ignore_defects: bool = False,
+) -> "LVISDataset":
+    """Read an annotation file as Detectron2's standard dataset dicts.
 
     Args:
-        annotation_file: JSON in the LVIS v0.5 or v1 format.
+        annotation_file: JSON in the LVIS v0.5 or v1 format, or in COCO's.
         image_root: folder of the images; v1's ``coco_url`` gives the path below it ("val2017/NAME.jpg").
+        categories: names of the classes to keep, in any order; None keeps all.
+        federated: whether the file has to say which classes each image is labelled for, as LVIS does.
+        ignore_defects: leave defective entries out instead of raising an error.
 
     Returns:
         The images in ascending order of their ids, as Detectron2 has them.
 
     Raises:
-        UserError: the image folder is missing, or the file is broken; the sentence names it.
+        UserError: the image folder is missing, or the file is broken or has defects; the sentence names it.
     """
     annotations = open_annotations(annotation_file)
     check_files_exist(annotation_file, image_root)
-    if annotations.complaint:
-        raise not_lvis_format(annotation_file, annotations.complaint)
-    return LVISDataset(annotations, image_root)
+    check_annotations(annotations, federated, ignore_defects)
+    return LVISDataset(annotations, image_root, categories)
+
+
+def check_annotations(annotations: PackedAnnotations, federated: bool, ignore_defects: bool) -> None:
+    """Make sure that an annotation file is good to train on; arguments as of :func:`load_lvis_format`.
+
+    Raises:
+        UserError: it is not, and the sentence says why.
+    """
+    if federated and not annotations.federated:
+        raise not_lvis_format(
+            annotations.source,
+            "neg_category_ids and not_exhaustive_category_ids missing (of a dataset in COCO's format say format: coco)",
+        )
+    error = defects_error(annotations.source, annotations.findings)
+    if error and not ignore_defects:
+        raise error
 
 
 class LVISDataset(Sequence):
     """Detectron2's standard dataset dicts, each made from the packed annotations when it is asked for.
 
-    An item has ``file_name, height, width, image_id, neg_category_ids, not_exhaustive_category_ids`` (both in
-    contiguous ids) and ``annotations`` with ``bbox, bbox_mode, segmentation`` and contiguous ``category_id``. A slice
-    is a list of items. Each access gives a new dict, so changes to it are not kept: work on ``list(dataset)``, which
-    takes all the memory that this class saves, to keep them.
+    An item has ``file_name, height, width, image_id``, from a federated file ``neg_category_ids`` and
+    ``not_exhaustive_category_ids`` (both in contiguous ids), and ``annotations`` with ``bbox, bbox_mode``, contiguous
+    ``category_id``, ``segmentation`` where there is one, and ``iscrowd`` 1 of a region to ignore. A slice is a list of
+    items. Each access gives a new dict, so changes to it are not kept: work on ``list(dataset)``, which takes all the
+    memory that this class saves, to keep them.
 
     Args:
         annotations: of the dataset.
         image_root: folder of the images.
+        categories: names of the classes to keep; None keeps all.
     """
 
-    def __init__(self, annotations: PackedAnnotations, image_root: str | Path) -> None:
+    def __init__(
+        self, annotations: PackedAnnotations, image_root: str | Path, categories: Sequence[str] | None = None
+    ) -> None:
         self._annotations = annotations
         self._image_root = Path(image_root)
+        self._categories = categories
 
     def __reduce__(self) -> tuple:
-        return LVISDataset, (self._annotations, self._image_root)
+        return LVISDataset, (self._annotations, self._image_root, self._categories)
 
     def __len__(self) -> int:
         return len(self._annotations)
@@ -143,42 +176,71 @@ class LVISDataset(Sequence):
         if not -len(self) <= position < len(self):
             raise IndexError(f"image {position} of {len(self)}")
         image, annotations = self._annotations.records(position % len(self))
-        return {
+        item = {
             "file_name": str(self._image_root / relative_path(image)),
             "height": image["height"],
             "width": image["width"],
             "image_id": image["id"],
-            "neg_category_ids": [self._contiguous[i] for i in image.get("neg_category_ids", ())],
-            "not_exhaustive_category_ids": [self._contiguous[i] for i in image.get("not_exhaustive_category_ids", ())],
-            "annotations": [self._instance(annotation) for annotation in annotations],
         }
+        if self._annotations.federated:
+            for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+                item[key] = [self._contiguous[i] for i in image.get(key, ()) if i in self._contiguous]
+        item["annotations"] = [self._instance(a) for a in annotations if a["category_id"] in self._contiguous]
+        return item
 
     def _instance(self, annotation: dict[str, Any]) -> dict[str, Any]:
-        return {
+        instance = {
             "bbox": annotation["bbox"],
             "bbox_mode": BoxMode.XYWH_ABS,
             "category_id": self._contiguous[annotation["category_id"]],
-            "segmentation": _compressed(annotation["segmentation"]),
         }
+        if annotation.get("segmentation"):
+            instance["segmentation"] = _compressed(annotation["segmentation"])
+        if annotation.get("iscrowd") or annotation.get("ignore"):
+            instance["iscrowd"] = 1
+        return instance
 
     @cached_property
     def _contiguous(self) -> dict[int, int]:
-        return contiguous_ids(self._annotations.category_records)
+        return contiguous_ids(chosen_categories(self._annotations, self._categories))
 
     def summaries(self) -> list[dict[str, Any]]:
         """What samplers and statistics read of each image, without unpacking it.
 
         Returns:
-            A dict an image with ``width``, ``height`` and ``annotations`` that hold nothing but ``category_id``.
+            A dict an image with ``width``, ``height`` and ``annotations`` that hold nothing but ``category_id``;
+            regions to ignore are left out.
         """
+        packed = self._annotations
+        class_of = np.array([self._contiguous.get(c["id"], -1) for c in packed.category_records] + [-1])
+        classes = class_of[packed.categories]
+        kept = (classes >= 0) & ~packed.regions
+        starts = np.concatenate(([0], np.cumsum(kept)))[packed.annotation_starts]
         by_class = [{"category_id": index} for index in range(len(self._contiguous))]
-        instances = [by_class[category] for category in self._annotations.categories.tolist()]
+        instances = [by_class[category] for category in classes[kept].tolist()]
         return [
             {"width": width, "height": height, "annotations": instances[start:stop]}
-            for (width, height), (start, stop) in zip(
-                self._annotations.sizes.tolist(), pairwise(self._annotations.annotation_starts.tolist()), strict=True
-            )
+            for (width, height), (start, stop) in zip(packed.sizes.tolist(), pairwise(starts.tolist()), strict=True)
         ]
+
+
+def chosen_categories(annotations: PackedAnnotations, names: Sequence[str] | None) -> list[dict[str, Any]]:
+    """The category records of some names, in ascending order of ids; of all for None.
+
+    Raises:
+        UserError: the file has no category of a name.
+    """
+    records = annotations.category_records
+    if names is None:
+        return records
+    known = {record["name"] for record in records}
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(known)[:5])} …"
+            raise UserError(f"Annotation file {annotations.source} has no category {name!r}; {hint}")
+    wanted = set(names)
+    return [record for record in records if record["name"] in wanted]
 
 
 def _compressed(segmentation: list | dict[str, Any]) -> list | dict[str, Any]:

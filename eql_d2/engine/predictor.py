@@ -15,7 +15,7 @@ from detectron2.utils.file_io import PathManager
 
 import eql_d2.modeling  # noqa: F401  (registers the ROI heads)
 from eql_d2.config import get_eql_d2_config
-from eql_d2.data.datasets import register_custom_datasets
+from eql_d2.data.custom_datasets import register_custom_datasets
 from eql_d2.engine.description import class_records, read_description, register_classes
 from eql_d2.engine.setup import check_device, import_modules, load_config, parse_config
 from eql_d2.engine.trainer import LongTailTrainer

@@ -9,7 +9,8 @@ import pytest
 import torch
 from detectron2.utils import comm
 
-from eql_d2.data.datasets import register_custom_datasets, register_lvis_format
+from eql_d2.data.custom_datasets import register_custom_datasets
+from eql_d2.data.datasets import register_lvis_format
 from eql_d2.engine import launch
 from eql_d2.errors import UserError
 from eql_d2.evaluation import LVISEvaluator
