@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.engine import (
     AMPTrainer,
     DefaultTrainer,
@@ -16,9 +17,11 @@ from detectron2.engine import (
     create_ddp_model,
 )
 from detectron2.engine.hooks import EvalHook
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
 
+from eql_d2.data.categories import CategoryCounts, category_counts
 from eql_d2.data.loader import TrainLoader, build_test_loader, build_train_loader, derived_seed
 from eql_d2.engine.checkpoint import AtomicCheckpointer, check_run_folder
 from eql_d2.engine.class_watch import WatchClasses
@@ -30,7 +33,7 @@ from eql_d2.engine.partial_training import (
     freeze_all_but,
 )
 from eql_d2.errors import UserError
-from eql_d2.evaluation import LVISEvaluator
+from eql_d2.evaluation import LVISEvaluator, OpenImagesEvaluator
 from eql_d2.modeling import LongTailRCNNWithTTA
 
 logger = logging.getLogger(__name__)
@@ -89,10 +92,12 @@ class LongTailTrainer(DefaultTrainer):
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> LVISEvaluator:
-        """LVIS metrics, written to ``OUTPUT_DIR/inference/DATASET`` or another folder."""
-        tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
+        """The metrics of LVIS or Open Images, written to ``OUTPUT_DIR/inference/DATASET`` or another folder."""
         folder = output_folder or f"{cfg.OUTPUT_DIR}/inference/{dataset_name}"
+        if MetadataCatalog.get(dataset_name).get("evaluator_type") == "openimages":
+            return OpenImagesEvaluator(dataset_name, output_dir=folder, counts=_counts_if_known(cfg))
+        tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
         return LVISEvaluator(
             dataset_name,
             tasks,
@@ -213,6 +218,15 @@ class SeedEachStep(HookBase):
     def before_step(self) -> None:
         """Seed from the run's seed, the iteration and the process."""
         torch.manual_seed(derived_seed(self.trainer.seed, self.trainer.iter, comm.get_rank()))
+
+
+def _counts_if_known(cfg: CfgNode) -> CategoryCounts | None:
+    """The category counts, without which metrics have no groups."""
+    try:
+        return category_counts(cfg)
+    except UserError as error:
+        logger.warning("No AP1 to AP5: %s", error)
+        return None
 
 
 def wrap_for_processes(model: nn.Module) -> nn.Module:

@@ -73,7 +73,7 @@ def convert(source: OpenImagesSource, out: BinaryIO, digest: str) -> None:
 
     category_ids = np.array([category["id"] for category in class_map.categories], np.int64)
     paths = image_paths(ids, source.images)
-    info = {"description": "Open Images", "digest": digest, "boxes_are_expanded": source.expand}
+    info = {"description": "Open Images", "digest": digest}
     out.write(b'{"info":' + orjson.dumps(info) + b',\n"categories":' + orjson.dumps(class_map.categories))
     for key, records in (
         ("images", _image_records(paths, sizes, rows, verified, category_ids)),
@@ -88,7 +88,8 @@ def convert(source: OpenImagesSource, out: BinaryIO, digest: str) -> None:
 
 def _class_map(source: OpenImagesSource, names: dict[str, str], hierarchy: Hierarchy) -> ClassMap:
     if source.classes is None:
-        return own_categories(names, hierarchy)
+        # The metric gives boxes to the classes named here, which is done where boxes are expanded.
+        return own_categories(names, Hierarchy() if source.expand else hierarchy)
     counts = dataset_counts((source.categories_of,))
     return borrowed_categories(source.classes, names, counts.category_ids, counts.names)
 

@@ -181,7 +181,7 @@ def _read(
             line += len(chunk)
             bar.update(len(chunk))
     if not parts:
-        parts.append(chunk_of({name: () for name in columns}))
+        parts.append(chunk_of(dict.fromkeys(columns, ())))
     return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 
 

@@ -12,9 +12,9 @@ GROUP_OF = ("object", "crowd")
 MISSING_IMAGES = ("error", "skip")
 
 # Entry key → field, of those that name files.
-_FILE_KEYS = ("labels", "descriptions", "hierarchy", "sizes", "classes")
+FILE_KEYS = ("labels", "descriptions", "hierarchy", "sizes", "classes")
 _OTHER_KEYS = ("categories_of", "expand", "group_of", "missing_images")
-ENTRY_KEYS = {"name", "format", "annotations", "images", *_FILE_KEYS, *_OTHER_KEYS}
+ENTRY_KEYS = {"name", "format", "annotations", "images", *FILE_KEYS, *_OTHER_KEYS, "categories"}
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,15 @@ class OpenImagesSource:
                 raise missing_file(path)
 
 
-def source_of_entry(entry: dict[str, Any]) -> OpenImagesSource:
+def source_of_entry(entry: dict[str, Any], place: str = "DATASETS.CUSTOM") -> OpenImagesSource:
     """The source that an entry of ``DATASETS.CUSTOM`` with ``format: openimages`` describes.
 
     Needed are ``annotations`` (the CSV of boxes, or a folder with one) and ``images`` (a folder). The other files are
     those of the official names beside the boxes, or named by the keys ``labels, descriptions, hierarchy, sizes``.
 
     Args:
-        entry: the entry; for the other keys see :class:`OpenImagesSource`.
+        entry: the entry; for the other keys see :class:`OpenImagesSource`. ``categories`` is not for this function.
+        place: where the entry is from, for messages.
 
     Raises:
         UserError: a key is unknown or missing, or has a value that it cannot have; or a file cannot be found.
@@ -89,19 +90,19 @@ def source_of_entry(entry: dict[str, Any]) -> OpenImagesSource:
     unknown, missing = set(entry) - ENTRY_KEYS, {"name", "annotations", "images"} - set(entry)
     if unknown or missing:
         what = f"the unknown key {min(unknown)}" if unknown else f"no key {min(missing)}"
-        raise UserError(f"DATASETS.CUSTOM: dataset {name} has {what}; its keys are {', '.join(sorted(ENTRY_KEYS))}.")
+        raise UserError(f"{place}: dataset {name} has {what}; its keys are {', '.join(sorted(ENTRY_KEYS))}.")
     choices = {"expand": (True, False), "group_of": GROUP_OF, "missing_images": MISSING_IMAGES}
     for key, allowed in choices.items():
         if key in entry and entry[key] not in allowed:
             values = ", ".join(map(str, allowed))
-            raise UserError(f"DATASETS.CUSTOM: {key} of dataset {name} is {entry[key]!r}; it must be one of {values}.")
+            raise UserError(f"{place}: {key} of dataset {name} is {entry[key]!r}; it must be one of {values}.")
     if ("classes" in entry) != ("categories_of" in entry):
         raise UserError(
-            f"DATASETS.CUSTOM: dataset {name} needs both classes (a file that maps class names) and categories_of (the "
+            f"{place}: dataset {name} needs both classes (a file that maps class names) and categories_of (the "
             "dataset whose categories they become), or neither."
         )
     boxes = _boxes_file(Path(entry["annotations"]).expanduser(), name)
-    files = _official_files(boxes) | {key: Path(entry[key]).expanduser() for key in _FILE_KEYS if key in entry}
+    files = _official_files(boxes) | {key: Path(entry[key]).expanduser() for key in FILE_KEYS if key in entry}
     if "descriptions" not in files:
         raise UserError(
             f"Dataset {name}: {boxes.parent} has no file of class descriptions (such as "
@@ -137,7 +138,9 @@ def _official_files(boxes: Path) -> dict[str, Path]:
         "descriptions": ["*description-500.csv", "class-descriptions-boxable.csv", "*classes-description*.csv"],
         "hierarchy": ["*label500-hierarchy.json", "bbox_labels_600_hierarchy.json", "*hierarchy.json"],
     }
-    found = {key: [path for name in names for path in sorted(boxes.parent.glob(name))] for key, names in patterns.items()}
+    found = {
+        key: [path for name in names for path in sorted(boxes.parent.glob(name))] for key, names in patterns.items()
+    }
     return {key: paths[0] for key, paths in found.items() if paths}
 
 
