@@ -105,7 +105,7 @@ def test_expanded(people):
     content = converted(replace(people, expand=True))
     assert [a["category_id"] for a in content["annotations"]] == [2, 1, 4, 4, 2, 1]
     assert [a["id"] for a in content["annotations"]] == [1, 2, 3, 4, 5, 6]
-    assert [a["bbox"] for a in content["annotations"]][0] == content["annotations"][1]["bbox"]
+    assert content["annotations"][0]["bbox"] == content["annotations"][1]["bbox"]
     assert content["annotations"][5]["is_group_of"] == 1
     assert content["images"][1]["not_exhaustive_category_ids"] == []  # persons have boxes now
     assert not any(category["ancestors"] for category in content["categories"])  # the metric does not do it again
@@ -139,7 +139,7 @@ def test_verified_classes_equal_plain_loops(tmp_path):
     content = converted(source_of_entry(entry | {"sizes": str(tmp_path / "sizes.csv")}))
 
     hierarchy = Hierarchy(HIERARCHY)
-    yes, no, boxed = (dict((image, set()) for image in images) for _ in range(3))
+    yes, no, boxed = ({image: set() for image in images} for _ in range(3))
     for image, label, *_ in boxes:
         boxed[image].add(label)
         yes[image] |= {label} | hierarchy.ancestors(label)

@@ -1,7 +1,9 @@
 """From the CSV files of Open Images to an annotation file of the form of LVIS, without masks."""
 
+import gc
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import BinaryIO
 
 import numpy as np
@@ -45,6 +47,16 @@ def convert(source: OpenImagesSource, out: BinaryIO, digest: str) -> None:
     Raises:
         UserError: a file or an image is missing or broken; the sentence names it.
     """
+    collecting = gc.isenabled()
+    gc.disable()  # millions of rows, none of them garbage
+    try:
+        _convert(source, out, digest)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _convert(source: OpenImagesSource, out: BinaryIO, digest: str) -> None:
     names = read_descriptions(source.descriptions)
     hierarchy = read_hierarchy(source.hierarchy) if source.hierarchy else Hierarchy()
     class_map = _class_map(source, names, hierarchy)
@@ -110,30 +122,41 @@ def _image_records(
     paths: list[str], sizes: np.ndarray, rows: np.ndarray, verified: VerifiedClasses, category_ids: np.ndarray
 ) -> Iterator[bytes]:
     """The image records as JSON, a chunk at a time, without the brackets."""
-    absent, present = (_by_image(pairs, rows, len(paths)) for pairs in (verified.absent, verified.present))
+    absent, present = (_ids_by_image(pairs, rows, category_ids) for pairs in (verified.absent, verified.present))
     for start in range(0, len(paths), CHUNK):
-        records = []
-        for row in range(start, min(start + CHUNK, len(paths))):
-            records.append(
-                {
-                    "id": row + 1,
-                    "file_name": paths[row],
-                    "width": int(sizes[row, 0]),
-                    "height": int(sizes[row, 1]),
-                    "neg_category_ids": category_ids[absent(row)].tolist(),
-                    "not_exhaustive_category_ids": category_ids[present(row)].tolist(),
-                }
+        chunk = slice(start, start + CHUNK)
+        stop = start + len(paths[chunk])
+        columns = (paths[chunk], sizes[chunk].tolist(), absent(start, stop), present(start, stop))
+        records = [
+            {
+                "id": number,
+                "file_name": path,
+                "width": width,
+                "height": height,
+                "neg_category_ids": absent_ids,
+                "not_exhaustive_category_ids": present_ids,
+            }
+            for number, (path, (width, height), absent_ids, present_ids) in enumerate(
+                zip(*columns, strict=True), start=start + 1
             )
+        ]
         yield orjson.dumps(records)[1:-1]
 
 
-def _by_image(pairs: np.ndarray, rows: np.ndarray, num_images: int):
-    """Gives the categories of an image by its row, of (image, category) pairs by place in the CSV files."""
+def _ids_by_image(
+    pairs: np.ndarray, rows: np.ndarray, category_ids: np.ndarray
+) -> Callable[[int, int], list[list[int]]]:
+    """Gives the ids of each of some images, of (image, category) pairs by place in the CSV files."""
     row = rows[pairs[:, 0]]
     order = np.lexsort((pairs[:, 1], row))
-    row, categories = row[order], pairs[order, 1]
-    starts = np.searchsorted(row, np.arange(num_images + 1))
-    return lambda number: categories[starts[number] : starts[number + 1]]
+    row, ids = row[order], category_ids[pairs[order, 1]]
+
+    def of_images(start: int, stop: int) -> list[list[int]]:
+        places = np.searchsorted(row, np.arange(start, stop + 1))
+        listed = ids[places[0] : places[-1]].tolist()
+        return [listed[first:last] for first, last in pairwise((places - places[0]).tolist())]
+
+    return of_images
 
 
 def _annotation_records(
