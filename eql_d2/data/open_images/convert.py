@@ -63,11 +63,10 @@ def _convert(source: OpenImagesSource, out: BinaryIO, digest: str) -> None:
     ancestors, descendants = relatives(names, hierarchy)
     place_of_label = {label: place for place, label in enumerate(names)}
     images: dict[str, int] = {}
-    boxes = read_boxes(source.boxes, place_of_label, images)
+    official = read_boxes(source.boxes, place_of_label, images)
     labels = read_image_labels(source.labels, place_of_label, images) if source.labels else _no_labels()
-    if source.expand:
-        boxes = expanded_boxes(boxes, ancestors)
-    verified = verified_classes(boxes, labels, ancestors, descendants, class_map)
+    boxes = expanded_boxes(official, ancestors) if source.expand else official
+    verified = verified_classes(official, boxes, labels, ancestors, descendants, class_map)
     boxes = _in_categories(boxes, class_map)
 
     ids = list(images)

@@ -147,7 +147,12 @@ class VerifiedClasses:
 
 
 def verified_classes(
-    boxes: Boxes, labels: ImageLabels, ancestors: Relatives, descendants: Relatives, class_map: ClassMap
+    official: Boxes,
+    boxes: Boxes,
+    labels: ImageLabels,
+    ancestors: Relatives,
+    descendants: Relatives,
+    class_map: ClassMap,
 ) -> VerifiedClasses:
     """What the image-level labels say of the categories, by the challenge's rules.
 
@@ -156,7 +161,8 @@ def verified_classes(
     other, it is there.
 
     Args:
-        boxes: as in the annotation file.
+        official: boxes of the official file.
+        boxes: those that the annotation file will have, which may be expanded.
         labels: image-level labels.
         ancestors: of the classes.
         descendants: of the classes.
@@ -167,7 +173,7 @@ def verified_classes(
     seen = np.concatenate(
         [
             _with_relatives(labels.image[yes], labels.label[yes], ancestors, num_classes),
-            _with_relatives(boxes.image, boxes.label, ancestors, num_classes),
+            _with_relatives(official.image, official.label, ancestors, num_classes),
         ]
     )
     unseen = _with_relatives(labels.image[~yes], labels.label[~yes], descendants, num_classes)
