@@ -34,6 +34,12 @@ def _add_model_keys(cfg: CfgNode) -> None:
     cfg.MODEL.LONG_TAIL = CfgNode()
     # Share of each class that a sigmoid classifier predicts at the start of training.
     cfg.MODEL.LONG_TAIL.PRIOR_PROB = 0.001
+    # The share in (0, 1) of all class images that belongs to tail classes, from which a LAMBDA of auto follows. With
+    # 0.09 it is EQL's own threshold on LVIS v0.5.
+    cfg.MODEL.LONG_TAIL.TAIL_RATIO = 0.09
+    # Keys that say auto, to be settled when the training data are known. They may be: MODEL.ROI_HEADS.NUM_CLASSES,
+    # and of this node PRIOR_PROB, EQL.LAMBDA, DROP_LOSS.LAMBDA and BAGS.BIN_EDGES. Noted by what reads a config.
+    cfg.MODEL.LONG_TAIL.AUTO = ()
     # JSON file of category counts (form: datasets/metadata). Empty: counts follow from DATASETS.TRAIN.
     cfg.MODEL.LONG_TAIL.CATEGORY_COUNTS = ""
 

@@ -165,11 +165,11 @@ def _opened_or_cached(path: str | Path) -> PackedAnnotations | None:
     digest = file_digest(path)
     if earlier is not None and earlier.digest == digest:
         return earlier
-    warn_of_change(path)
+    _warn_of_change(path)
     return _from_cache(path, digest)
 
 
-def warn_of_change(path: str | Path) -> None:
+def _warn_of_change(path: str | Path) -> None:
     """Log a warning if a file is no longer what this process opened before."""
     earlier = _opened.get(os.path.abspath(path))
     if earlier is not None and earlier.digest != file_digest(path):

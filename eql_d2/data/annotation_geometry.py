@@ -31,8 +31,13 @@ class Geometry:
 
     def __init__(self) -> None:
         self._boxes, self._areas = array("d"), array("d")
-        self._coordinates, self._lengths, self._owners = array("d"), array("q"), array("q")
+        self._start_chunk()
         self._chunks: list[tuple[np.ndarray, ...]] = []
+
+    def _start_chunk(self) -> None:
+        self._coordinates: list[float] = []  # grows faster than an array
+        self._lengths: list[int] = []
+        self._owners: list[int] = []
 
     def add(
         self, box: tuple[float, float, float, float] | None, area: float | None, polygons: list[list[float]]
@@ -58,17 +63,17 @@ class Geometry:
         """Turn the collected polygons into one extent and one area an annotation."""
         if not self._lengths:
             return
-        x, y = np.frombuffer(self._coordinates, np.float64).reshape(-1, 2).T
-        points = np.frombuffer(self._lengths, np.int64) // 2
+        x, y = np.array(self._coordinates).reshape(-1, 2).T
+        points = np.array(self._lengths) // 2
         starts = np.cumsum(points) - points
         following = np.arange(1, len(x) + 1)
         following[starts + points - 1] = starts
         areas = np.abs(np.add.reduceat(x * y[following] - x[following] * y, starts)) / 2
-        owners, first = np.unique(np.frombuffer(self._owners, np.int64), return_index=True)
+        owners, first = np.unique(np.array(self._owners), return_index=True)
         low = [np.minimum.reduceat(np.minimum.reduceat(values, starts), first) for values in (x, y)]
         high = [np.maximum.reduceat(np.maximum.reduceat(values, starts), first) for values in (x, y)]
         self._chunks.append((owners, np.stack((*low, *high), axis=1), np.add.reduceat(areas, first)))
-        self._coordinates, self._lengths, self._owners = array("d"), array("q"), array("q")
+        self._start_chunk()
 
     def cases(self, widths: np.ndarray, heights: np.ndarray, is_region: np.ndarray) -> Iterator[GeometryCase]:
         """The faults, those that say more first.

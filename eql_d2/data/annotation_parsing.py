@@ -12,6 +12,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from eql_d2.data.annotation_geometry import Geometry
 from eql_d2.data.annotation_rules import (
+    FEDERATED_KEYS,
     RLE,
     broken_file,
     in_python_terms,
@@ -21,7 +22,6 @@ from eql_d2.data.annotation_rules import (
 from eql_d2.data.findings import Finding, FindingCounter
 
 _NO_ID = -(2**63)
-_FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
 
 
 class _File(msgspec.Struct):
@@ -122,7 +122,7 @@ class ParsedAnnotations:
             good.append(complaint is None)
             if complaint:
                 self._findings.add("defect", f"image with {complaint}", f"image {image.id} has {complaint}")
-            for key in _FEDERATED:
+            for key in FEDERATED_KEYS:
                 listed = getattr(image, key)
                 federated[key] += listed is not UNSET
                 if listed is not UNSET and not known.issuperset(listed):
@@ -131,7 +131,7 @@ class ParsedAnnotations:
                     self._findings.add("defect", f"unknown category in {key}", sentence)
         self.federated = not has_annotations or any(federated.values())
         if has_annotations and self.federated:
-            missing = [key for key in _FEDERATED if federated[key] < len(records)]
+            missing = [key for key in FEDERATED_KEYS if federated[key] < len(records)]
             if missing:
                 raise _NotLVISError(f"{' and '.join(missing)} missing in some images")
         all_ids = np.array(ids, np.int64)

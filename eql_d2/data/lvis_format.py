@@ -2,78 +2,61 @@
 
 import difflib
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 from detectron2.structures import BoxMode
 from pycocotools import mask as mask_api
 
-from eql_d2.data.annotation_cache import PackedAnnotations, open_annotations, warn_of_change
-from eql_d2.data.annotation_rules import (
-    broken_file,
-    id_complaint,
-    missing_file,
-    not_lvis_format,
-    relative_path,
-    unreadable_file,
-)
+from eql_d2.data.annotation_cache import PackedAnnotations, open_annotations
+from eql_d2.data.annotation_rules import FEDERATED_KEYS, missing_file, not_lvis_format, relative_path
 from eql_d2.data.findings import defects_error
 from eql_d2.errors import UserError
 
 
-def read_annotation_file(path: str | Path) -> dict[str, Any]:
-    """Parse an LVIS-format annotation file, whole; :func:`open_annotations` is faster and lighter for large ones.
+class LazyAnnotations:
+    """The annotation records of a file, unpacked as they are iterated over.
 
     Args:
-        path: a JSON file with the lists ``images`` and ``categories``, and ``annotations`` unless it is of a
-            test set, whose annotations are secret.
+        annotations: of the dataset.
+        category_ids: ids of the classes whose annotations are given.
+    """
+
+    def __init__(self, annotations: PackedAnnotations, category_ids: set[int]) -> None:
+        self._annotations, self._category_ids = annotations, category_ids
+
+    def __len__(self) -> int:
+        """Number of annotations of all classes."""
+        return len(self._annotations.categories)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for index in range(len(self._annotations)):
+            yield from (a for a in self._annotations.records(index)[1] if a["category_id"] in self._category_ids)
+
+
+def annotation_content(annotations: PackedAnnotations, categories: Sequence[str] | None = None) -> dict[str, Any]:
+    """What the annotation file would be parsed to, without its defective entries; the annotations are lazy.
+
+    Args:
+        annotations: of the dataset.
+        categories: names of the classes to keep; None keeps all.
 
     Returns:
-        The parsed file, with an empty list ``annotations`` for a test set.
-
-    Raises:
-        UserError: the file is missing, truncated, not JSON or not in the LVIS format.
+        A dict with the records of ``images``, ``categories`` and ``annotations`` (:class:`LazyAnnotations`).
     """
-    path = Path(path)
-    try:
-        content = orjson.loads(path.read_bytes())
-        warn_of_change(path)
-    except OSError as error:
-        raise unreadable_file(path, error) from None
-    except orjson.JSONDecodeError as error:
-        raise broken_file(path, error) from None
-    try:
-        complaint = _complaint(content)
-    except (KeyError, TypeError, AttributeError) as error:
-        complaint = f"{type(error).__name__} {error} in a record"
-    if complaint:
-        raise not_lvis_format(path, complaint)
-    return content
-
-
-def _complaint(content: Any) -> str | None:
-    """What is wrong with a parsed annotation file; adds the empty ``annotations`` of a test set."""
-    if not isinstance(content, dict):
-        return f"it holds a {type(content).__name__}, not a dictionary"
-    missing = [key for key in ("images", "categories") if key not in content]
-    if not missing and content.setdefault("annotations", []):
-        federated = ("neg_category_ids", "not_exhaustive_category_ids")
-        missing = [key for key in federated if any(key not in image for image in content["images"])]
-    if missing:
-        return f"{' and '.join(missing)} missing"
-    annotations = content["annotations"]
-    return id_complaint(
-        [image["id"] for image in content["images"]],
-        [category["id"] for category in content["categories"]],
-        [annotation["id"] for annotation in annotations if "id" in annotation],
-        [annotation["image_id"] for annotation in annotations],
-        [annotation["category_id"] for annotation in annotations],
-    )
+    records = chosen_categories(annotations, categories)
+    kept = {record["id"] for record in records}
+    images = [annotations.records(index)[0] for index in range(len(annotations))]
+    if categories is not None:
+        for image in images:
+            for key in FEDERATED_KEYS:
+                if key in image:
+                    image[key] = [category_id for category_id in image[key] if category_id in kept]
+    return {"images": images, "categories": records, "annotations": LazyAnnotations(annotations, kept)}
 
 
 def check_files_exist(annotation_file: str | Path, image_root: str | Path) -> None:
@@ -183,7 +166,7 @@ class LVISDataset(Sequence):
             "image_id": image["id"],
         }
         if self._annotations.federated:
-            for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+            for key in FEDERATED_KEYS:
                 item[key] = [self._contiguous[i] for i in image.get(key, ()) if i in self._contiguous]
         item["annotations"] = [self._instance(a) for a in annotations if a["category_id"] in self._contiguous]
         return item
@@ -260,4 +243,6 @@ def image_ids_by_path(annotation_file: str | Path) -> dict[str, int]:
     Raises:
         UserError: the file is missing or broken.
     """
-    return {relative_path(image): image["id"] for image in read_annotation_file(annotation_file)["images"]}
+    annotations = open_annotations(annotation_file)
+    images = (annotations.records(index)[0] for index in range(len(annotations)))
+    return {relative_path(image): image["id"] for image in images}

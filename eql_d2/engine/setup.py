@@ -22,9 +22,12 @@ from detectron2.utils.logger import setup_logger
 from eql_d2.config import get_eql_d2_config
 from eql_d2.data.custom_datasets import register_custom_datasets
 from eql_d2.data.datasets import check_dataset, set_class_metadata
+from eql_d2.engine.auto_values import auto_allowed, resolve_auto_values
 from eql_d2.engine.checkpoint import check_run_folder
 from eql_d2.errors import UserError
 from eql_d2.modeling.test_time_augmentation import check_augmentation
+
+logger = logging.getLogger(__name__)
 
 
 def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode:
@@ -41,9 +44,11 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
     if config_file and not Path(config_file).is_file():
         raise UserError(f"Config file {config_file} does not exist.")
     with _mistakes_told(cfg, f"Config file {config_file}"):
-        if config_file:
-            cfg.merge_from_file(config_file)
-        cfg.merge_from_list(overrides or [])
+        with auto_allowed(cfg):
+            if config_file:
+                cfg.merge_from_file(config_file)
+        with auto_allowed(cfg):
+            cfg.merge_from_list(overrides or [])
     return cfg
 
 
@@ -115,6 +120,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         cfg.DATASETS.IGNORE_DEFECTS = True
     import_modules(cfg.ENGINE.IMPORT)
     register_custom_datasets(cfg)
+    resolved = resolve_auto_values(cfg)
     check_device(cfg)
     if cfg.TEST.AUG.ENABLED:
         check_augmentation(cfg)
@@ -136,6 +142,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     except OSError as error:
         raise UserError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be written ({error.strerror}); set another.") from None
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="eql_d2")
+    for sentence in resolved:
+        logger.info(sentence)
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_not_user_error)
     return cfg
 

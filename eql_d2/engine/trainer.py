@@ -96,7 +96,7 @@ class LongTailTrainer(DefaultTrainer):
         """The metrics of LVIS or Open Images, written to ``OUTPUT_DIR/inference/DATASET`` or another folder."""
         folder = output_folder or f"{cfg.OUTPUT_DIR}/inference/{dataset_name}"
         if MetadataCatalog.get(dataset_name).get("evaluator_type") == "openimages":
-            return OpenImagesEvaluator(dataset_name, output_dir=folder, counts=_counts_if_known(cfg))
+            return OpenImagesEvaluator(dataset_name, output_dir=folder, counts=training_counts(cfg))
         tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
         return LVISEvaluator(
             dataset_name,
@@ -105,6 +105,7 @@ class LongTailTrainer(DefaultTrainer):
             max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
             engine=cfg.TEST.LVIS_ENGINE,
             fixed_ap=cfg.TEST.FIXED_AP,
+            counts=training_counts(cfg),
         )
 
     @classmethod
@@ -220,12 +221,12 @@ class SeedEachStep(HookBase):
         torch.manual_seed(derived_seed(self.trainer.seed, self.trainer.iter, comm.get_rank()))
 
 
-def _counts_if_known(cfg: CfgNode) -> CategoryCounts | None:
-    """The category counts, without which metrics have no groups."""
+def training_counts(cfg: CfgNode) -> CategoryCounts | None:
+    """The category counts of the training data; None where they are not there, as in an evaluation elsewhere."""
     try:
         return category_counts(cfg)
     except UserError as error:
-        logger.warning("No AP1 to AP5: %s", error)
+        logger.warning("The groups rare, common and frequent are those of the test set's file: %s", error)
         return None
 
 

@@ -17,7 +17,7 @@ from eql_d2.data.categories import CategoryCounts
 from eql_d2.errors import UserError
 from eql_d2.evaluation.open_images_export import HEADER, label_of_category, prediction_row
 from eql_d2.evaluation.open_images_metric import OpenImagesMetric, group_means, mean_defined
-from eql_d2.evaluation.open_images_truth import OpenImagesTruth, instance_counts_by_id
+from eql_d2.evaluation.open_images_truth import OpenImagesTruth
 from eql_d2.evaluation.result_parts import ResultParts
 
 logger = logging.getLogger(__name__)
@@ -37,10 +37,11 @@ class OpenImagesEvaluator(DatasetEvaluator):
         distributed: gather from all processes; False evaluates what this process saw.
         output_dir: folder for ``open_images_results.json``, ``open_images_predictions.csv`` and per-class AP as CSV;
             None writes nothing. Several machines have to share it.
-        counts: of the training set, whose instances make the groups; None leaves the groups undefined.
+        counts: of the training set, whose instances make the groups; None, or those of other classes, leave the groups
+            undefined.
 
     Raises:
-        UserError: the annotation file is missing or broken, or a class has no count.
+        UserError: the annotation file is missing or broken.
     """
 
     def __init__(
@@ -54,10 +55,10 @@ class OpenImagesEvaluator(DatasetEvaluator):
         if metadata.get("prepare"):
             metadata.prepare()
         self._truth = OpenImagesTruth(metadata.json_file, metadata.get("categories"))
-        self._instance_counts = None
-        if counts is not None:
-            known = counts.category_ids, counts.instance_counts
-            self._instance_counts = instance_counts_by_id(self._truth, *known, "The training data")
+        names = tuple(record["name"] for record in self._truth.categories)
+        # By names: the ids may be others. Counts of other classes have no groups to give.
+        known = counts is not None and counts.names == names
+        self._instance_counts = np.array(counts.instance_counts) if known else None
         self._labels = [label_of_category(record) for record in self._truth.categories]
         self._distributed = distributed
         self._output_dir = Path(output_dir) if output_dir else None

@@ -8,7 +8,8 @@ import pytest
 from detectron2.structures import BoxMode
 from pycocotools import mask as mask_api
 
-from eql_d2.data.lvis_format import contiguous_ids, load_lvis_format, read_annotation_file
+from eql_d2.data.annotation_cache import open_annotations
+from eql_d2.data.lvis_format import contiguous_ids, load_lvis_format
 from eql_d2.errors import UserError
 
 RLE = {"size": [40, 60], "counts": "T3d0XW2"}  # 100 background, 20 foreground, 2280 background
@@ -193,23 +194,6 @@ def test_a_list_is_refused(read):
         read(V1["annotations"])
 
 
-@pytest.mark.parametrize(
-    ("change", "complaint"),
-    [
-        (lambda content: content["images"][1].update(id=7), "image id 7 occurs 2 times"),
-        (set_annotation(id=1), "annotation id 1 occurs 2 times"),
-        (set_annotation(image_id=8), "an annotation names the unknown image_id 8"),
-        (coco_style, "neg_category_ids missing"),
-    ],
-)
-def test_the_whole_file_is_refused_for_the_same_reasons(content, tmp_path, change, complaint):
-    change(content)
-    path = tmp_path / "annotations.json"
-    path.write_bytes(json.dumps(content).encode())
-    with pytest.raises(UserError, match=f"^Annotation file {path} is not in the LVIS format: .*{complaint}"):
-        read_annotation_file(path)
-
-
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"<html>"])
 def test_truncated_file_is_named(content, read, tmp_path, damage):
     with pytest.raises(UserError, match=r"^Annotation file .*annotations.json is truncated .*; download it again.$"):
@@ -218,9 +202,9 @@ def test_truncated_file_is_named(content, read, tmp_path, damage):
 
 def test_missing_file_and_folder_are_named(content, tmp_path):
     with pytest.raises(UserError, match=r"^Annotation file .*absent.json does not exist; .*DETECTRON2_DATASETS"):
-        read_annotation_file(tmp_path / "absent.json")
+        open_annotations(tmp_path / "absent.json")
     with pytest.raises(UserError, match=rf"^Annotation file {tmp_path} cannot be read \(Is a directory\)"):
-        read_annotation_file(tmp_path)
+        open_annotations(tmp_path)
     (tmp_path / "annotations.json").write_bytes(orjson.dumps(content))
     with pytest.raises(UserError, match=r"^Image folder .*images does not exist; .*DETECTRON2_DATASETS"):
         load_lvis_format(tmp_path / "annotations.json", tmp_path / "images")

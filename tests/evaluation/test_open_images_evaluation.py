@@ -190,7 +190,7 @@ def test_the_trainer_chooses_the_evaluator(oi_cfg, tiny_set, tmp_path):
 def test_without_counts_the_groups_are_undefined(oi_cfg, tmp_path, caplog):
     oi_cfg.DATASETS.TRAIN = ()
     evaluator = LongTailTrainer.build_evaluator(oi_cfg, "oi_val", str(tmp_path))
-    assert "No AP1 to AP5: No source of category counts" in caplog.text
+    assert "No source of category counts" in caplog.text
     evaluator.process([{"image_id": 1}], [{"instances": instances_of({"height": 64, "width": 64}, [])}])
     metrics = evaluator.evaluate()["bbox"]
     assert metrics.pop("AP50") == 0.0 and all(map(math.isnan, metrics.values()))
