@@ -19,6 +19,7 @@ from eql_d2.data.open_images import (
     OpenImagesSource,
     challenge_2019_source,
     converted_file,
+    count_open_images,
     ensure_converted,
 )
 from eql_d2.errors import UserError
@@ -114,6 +115,8 @@ def register_open_images(name: str, source: OpenImagesSource, categories: Sequen
         source: its files.
         categories: as of :func:`register_lvis_format`.
     """
+    # Counting reads no image, so that who evaluates needs none of the training set.
+    all_count = categories is None and source.missing_images == "error"
     register_lvis_format(
         name,
         converted_file(source),
@@ -121,6 +124,7 @@ def register_open_images(name: str, source: OpenImagesSource, categories: Sequen
         prepare=partial(ensure_converted, source),
         categories=categories,
         evaluator_type="lvis" if source.classes else "openimages",
+        count_classes=partial(count_open_images, source) if all_count else None,
     )
 
 
@@ -138,6 +142,8 @@ def check_dataset(name: str, ignore_defects: bool = False, evaluated: bool = Fal
     metadata = MetadataCatalog.get(name)
     if metadata.get("evaluator_type") not in EVALUATORS:
         return
+    if metadata.get("prepare"):
+        metadata.prepare()
     check_files_exist(metadata.json_file, metadata.image_root)
     annotations = open_annotations(metadata.json_file)
     check_annotations(annotations, metadata.federated, ignore_defects)

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from pathlib import Path
 
 import numpy as np
 import orjson
@@ -11,13 +12,15 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 
-from eql_d2.data.categories import dataset_counts
+from eql_d2.data.categories import count_annotations, dataset_counts
 from eql_d2.data.custom_datasets import register_custom_datasets
-from eql_d2.data.datasets import register_lvis_format, set_class_metadata
+from eql_d2.data.datasets import check_dataset, register_lvis_format, register_open_images, set_class_metadata
+from eql_d2.data.open_images import source_of_entry
 from eql_d2.engine import LongTailTrainer, launch, load_config
 from eql_d2.errors import UserError
 from eql_d2.evaluation import LVISEvaluator, OpenImagesEvaluator
 from eql_d2.evaluation.open_images_files import evaluate_open_images
+from tests.conftest import ROOT
 from tests.evaluation.open_images_reference import read_predictions, reference_ap
 from tests.open_images_set import LABELS, NUM_CLASSES, PARENTS, write_open_images_set
 from tools import evaluate as evaluate_tool
@@ -220,3 +223,57 @@ def test_bad_predictions(oi_cfg, oi_folder, tiny_set, tmp_path):
             tmp_path / "results.json",
             train_annotations=tiny_set / "train.json",
         )
+
+
+# --- a whole run ------------------------------------------------------------------------------------------
+
+
+def test_train_evaluate_and_export(oi_cfg, tmp_path):
+    """A few steps with EQL, then the metric of its detections and their export, equal to the slow definition."""
+    cfg = load_config(str(ROOT / "tests" / "tiny.yaml"), ["OUTPUT_DIR", str(tmp_path / "run"), "MODEL.MASK_ON", False])
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("oi_train",), ("oi_val",)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = NUM_CLASSES
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
+    for name in ("oi_train", "oi_val"):
+        set_class_metadata(name)
+        check_dataset(name, evaluated=True)
+    torch.manual_seed(0)
+    trainer = LongTailTrainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    predictor = trainer.model.roi_heads.box_predictor
+    counts = dataset_counts(("oi_train",))
+    assert predictor.loss.tail_weight.tolist() == [float(f < 0.333) for f in counts.image_frequencies]
+    metrics = LongTailTrainer.test(cfg, trainer.model)
+    metrics = metrics.get("bbox") or metrics["oi_val"]["bbox"]
+    assert 0 <= metrics["AP50"] <= 100
+    prefix = "challenge-2019-validation-detection"
+    folder = Path(cfg.OUTPUT_DIR) / "inference" / "oi_val"
+    oi_folder = Path(oi_cfg.DATASETS.CUSTOM[1]["annotations"]).parent
+    predictions = read_predictions(folder / "open_images_predictions.csv")
+    assert len(predictions) > 50
+    slow = reference_ap(
+        oi_folder / f"{prefix}-bbox.csv",
+        oi_folder / f"{prefix}-human-imagelabels.csv",
+        oi_folder / "challenge-2019-label500-hierarchy.json",
+        predictions,
+    )
+    assert metrics["AP50"] == pytest.approx(100 * np.mean(list(slow.values())), abs=0.2)  # six digits of scores
+
+
+def test_counts_need_no_image(oi_cfg, oi_folder, tmp_path, monkeypatch):
+    """Who evaluates needs the training set's CSV files, not its images; counts are those of the annotation file."""
+    for index, options in enumerate([{}, {"expand": True}, {"group_of": "crowd"}]):
+        entry = oi_cfg.DATASETS.CUSTOM[0] | options
+        register_open_images("with_images", source_of_entry(entry))
+        metadata = MetadataCatalog.get("with_images")
+        metadata.prepare()
+        expected = count_annotations(metadata.json_file)
+        empty = tmp_path / str(index)
+        empty.mkdir()
+        register_open_images("without_images", source_of_entry(entry | {"images": str(empty)}))
+        for _ in range(2):  # counted, and read
+            assert dataset_counts(("without_images",)) == expected
+        with pytest.raises(UserError, match="images of Open Images are missing"):
+            MetadataCatalog.get("without_images").prepare()
+    assert sum(expected.instance_counts) < 423  # without those of groups

@@ -1,6 +1,5 @@
 """From the CSV files of Open Images to an annotation file of the form of LVIS, without masks."""
 
-import gc
 import logging
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -10,7 +9,14 @@ import numpy as np
 import orjson
 
 from eql_d2.data.categories import dataset_counts
-from eql_d2.data.open_images.csv_files import Boxes, ImageLabels, read_boxes, read_descriptions, read_image_labels
+from eql_d2.data.open_images.csv_files import (
+    Boxes,
+    ImageLabels,
+    no_garbage,
+    read_boxes,
+    read_descriptions,
+    read_image_labels,
+)
 from eql_d2.data.open_images.hierarchy import Hierarchy, read_hierarchy
 from eql_d2.data.open_images.image_sizes import image_paths, image_sizes
 from eql_d2.data.open_images.labelling import (
@@ -47,13 +53,23 @@ def convert(source: OpenImagesSource, out: BinaryIO, digest: str) -> None:
     Raises:
         UserError: a file or an image is missing or broken; the sentence names it.
     """
-    collecting = gc.isenabled()
-    gc.disable()  # millions of rows, none of them garbage
-    try:
+    with no_garbage():
         _convert(source, out, digest)
-    finally:
-        if collecting:
-            gc.enable()
+
+
+def read_source_boxes(source: OpenImagesSource) -> tuple[Boxes, ClassMap]:
+    """The boxes of a source as its annotation file has them, and the categories that they name by index.
+
+    Raises:
+        UserError: a file is missing or broken.
+    """
+    names = read_descriptions(source.descriptions)
+    hierarchy = read_hierarchy(source.hierarchy) if source.hierarchy else Hierarchy()
+    class_map = _class_map(source, names, hierarchy)
+    boxes = read_boxes(source.boxes, {label: place for place, label in enumerate(names)}, {})
+    if source.expand:
+        boxes = expanded_boxes(boxes, relatives(names, hierarchy)[0])
+    return _in_categories(boxes, class_map), class_map
 
 
 def _convert(source: OpenImagesSource, out: BinaryIO, digest: str) -> None:

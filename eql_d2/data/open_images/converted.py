@@ -45,7 +45,7 @@ def ensure_converted(source: OpenImagesSource) -> Path:
     if not source.images.is_dir():
         raise UserError(f"Image folder {source.images} does not exist; put the images there (see datasets/README.md).")
     path = converted_file(source)
-    digest = _digest_of(source)
+    digest = digest_of(source)
     if _digest_in(path) == digest:
         return path
     with one_builder(source.boxes):
@@ -62,7 +62,7 @@ def ensure_converted(source: OpenImagesSource) -> Path:
     return path
 
 
-def _digest_of(source: OpenImagesSource) -> str:
+def digest_of(source: OpenImagesSource) -> str:
     """What identifies the source: contents of all files, choices and, where images may be missing, their folders."""
     parts = [str(FORM_VERSION), source.key, *map(file_digest, source.files)]
     if source.missing_images == "skip":

@@ -1,8 +1,10 @@
 """Reading the official CSV files into compact arrays, in one pass and a chunk of rows at a time."""
 
 import csv
+import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -52,6 +54,18 @@ class ImageLabels:
     image: np.ndarray
     label: np.ndarray
     is_positive: np.ndarray
+
+
+@contextmanager
+def no_garbage() -> Iterator[None]:
+    """Switch Python's garbage collector off, which looks through millions of rows again and again for nothing."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def read_descriptions(path: str | Path) -> dict[str, str]:
