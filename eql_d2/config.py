@@ -113,8 +113,8 @@ def _add_comparison_keys(cfg: CfgNode) -> None:
 
 
 def _add_data_keys(cfg: CfgNode) -> None:
-    # The user's own datasets: a list of {name, annotations, images}, with format: lvis (default) or coco, and
-    # categories: a list of names, to use these classes only.
+    # The user's own datasets: a list of {name, annotations, images}, with format: lvis (default), coco or
+    # openimages (see datasets/README.md), and categories: a list of names, to use these classes only.
     cfg.DATASETS.CUSTOM = []
     # YAML file with a list of the same kind, whose paths are relative to the file.
     cfg.DATASETS.CUSTOM_FILE = ""

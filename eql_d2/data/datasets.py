@@ -85,7 +85,7 @@ def register_lvis_format(
             image_root,
             categories=categories,
             federated=federated,
-            ignore_defects=name in _IGNORING_DEFECTS,
+            ignore_defects=ignores_defects(name),
         )
 
     for catalog in (DatasetCatalog, MetadataCatalog):
@@ -126,6 +126,11 @@ def register_open_images(name: str, source: OpenImagesSource, categories: Sequen
         evaluator_type="lvis" if source.classes else "openimages",
         count_classes=partial(count_open_images, source) if all_count else None,
     )
+
+
+def ignores_defects(name: str) -> bool:
+    """Whether defective entries of a dataset are left out, as :func:`check_dataset` was told."""
+    return name in _IGNORING_DEFECTS
 
 
 def check_dataset(name: str, ignore_defects: bool = False, evaluated: bool = False) -> None:

@@ -14,7 +14,8 @@ from detectron2.utils import comm
 
 from eql_d2.data.annotation_cache import open_annotations
 from eql_d2.data.categories import CategoryCounts
-from eql_d2.data.lvis_format import annotation_content
+from eql_d2.data.datasets import ignores_defects
+from eql_d2.data.lvis_format import annotation_content, check_annotations
 from eql_d2.errors import UserError
 from eql_d2.evaluation.evaluation import LVIS_MAX_DETECTIONS, Evaluation, engine_by_name, write_class_ap
 from eql_d2.evaluation.ground_truth import GroundTruth
@@ -61,7 +62,7 @@ class LVISEvaluator(DatasetEvaluator):
         metadata = MetadataCatalog.get(dataset_name)
         if metadata.get("prepare"):
             metadata.prepare()
-        self._ground_truth = _ground_truth(metadata, counts)
+        self._ground_truth = _ground_truth(metadata, counts, ignores_defects(dataset_name))
         if engine == "lvis" and self._ground_truth.rules == "coco":
             engine = "pycocotools"  # the official one by these rules
         engine_by_name(engine, self._ground_truth.rules)
@@ -153,10 +154,13 @@ class LVISEvaluator(DatasetEvaluator):
             self._evaluation = self._start()
 
 
-def _ground_truth(metadata: Metadata, counts: CategoryCounts | None) -> GroundTruth:
+def _ground_truth(metadata: Metadata, counts: CategoryCounts | None, ignore_defects: bool) -> GroundTruth:
     """The ground truth of a registered dataset, read from its cache, with the groups of some counts."""
-    content = annotation_content(open_annotations(metadata.json_file), metadata.get("categories"))
-    rules = "lvis" if metadata.get("federated", True) else "coco"
+    federated = metadata.get("federated", True)
+    annotations = open_annotations(metadata.json_file)
+    check_annotations(annotations, federated, ignore_defects)
+    content = annotation_content(annotations, metadata.get("categories"))
+    rules = "lvis" if federated else "coco"
     ground_truth = GroundTruth(content, metadata.json_file, rules)
     if counts is not None and counts.names == tuple(category["name"] for category in ground_truth.categories):
         ids = ground_truth.category_ids  # its own: those of the training file may be others

@@ -104,7 +104,8 @@ def by_hand(tmp_path):
 
     def run(detections, engine="hotcoco", image_one=None, **options):
         images = [
-            {"id": i, "height": 100, "width": 100, "neg_category_ids": [], "not_exhaustive_category_ids": []}
+            {"id": i, "file_name": f"{i}.jpg", "height": 100, "width": 100, "neg_category_ids": []}
+            | {"not_exhaustive_category_ids": []}
             for i in (1, 2)
         ]
         images[0] |= image_one or {}
