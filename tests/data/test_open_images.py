@@ -197,6 +197,17 @@ def test_borrowed_images(borrowed):
     assert dataset_counts(("borrowed",)).names == tuple(lvis.thing_classes)
 
 
+def test_a_category_of_several_classes_is_absent_if_all_are(borrowed, people):
+    def absent(*labels):
+        write_csv(people.labels, ("ImageID", "LabelName", "Confidence"), [("a", label, 0) for label in labels])
+        content = converted(source_of_entry(borrowed("Man: person\nWoman: person\nCat: cat")))
+        names = {category["id"]: category["name"] for category in content["categories"]}
+        return [names[i] for i in content["images"][0]["neg_category_ids"]]
+
+    assert absent("/m/w") == []
+    assert absent("/m/w", "/m/m") == absent("/m/p") == ["person"]
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
