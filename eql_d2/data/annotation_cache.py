@@ -25,6 +25,8 @@ from eql_d2.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+_decode_image = msgspec.json.Decoder(tuple[dict[str, Any], msgspec.Raw]).decode
+
 
 class PackedAnnotations:
     """The records of an annotation file, each image's read from the packed file when they are asked for.
@@ -90,14 +92,15 @@ class PackedAnnotations:
         Raises:
             UserError: the text cannot be read, nor be restored from the annotation file.
         """
-        text = self._text(index)
-        if text is None:
-            self._mend(index)
-            text = self._text(index)
+        text = self._whole_text(index)
         try:
             return tuple(orjson.loads(text))
         except orjson.JSONDecodeError as error:
             raise not_lvis_format(self.source, f"{error} in the records of image {self.image_ids[index]}") from None
+
+    def image_record(self, index: int) -> dict[str, Any]:
+        """The record of one image alone, for which its annotations are not parsed; see :meth:`records`."""
+        return _decode_image(self._whole_text(index))[0]
 
     def ground_truth(self, image_id: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """The records of the image of an id, see :meth:`records`.
@@ -109,6 +112,14 @@ class PackedAnnotations:
         if index == len(self) or self.image_ids[index] != image_id:
             raise KeyError(image_id)
         return self.records(index)
+
+    def _whole_text(self, index: int) -> bytes:
+        """The JSON of an image's records, mended if need be."""
+        text = self._text(index)
+        if text is None:
+            self._mend(index)
+            text = self._text(index)
+        return text
 
     def _text(self, index: int) -> bytes | None:
         """The JSON of an image's records; None where it is damaged."""

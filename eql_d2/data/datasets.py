@@ -11,8 +11,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from eql_d2.data.annotation_cache import open_annotations
 from eql_d2.data.categories import dataset_counts
+from eql_d2.data.dataset_checks.image_files import missing_images
 from eql_d2.data.emoji_lvis import PRESETS, generate_emoji_lvis
 from eql_d2.data.emoji_lvis.long_tail import METADATA_DIR
+from eql_d2.data.findings import defects_error
 from eql_d2.data.lvis_format import LVISDataset, check_annotations, check_files_exist, load_lvis_format
 from eql_d2.data.open_images import (
     CHALLENGE_2019,
@@ -152,9 +154,12 @@ def check_dataset(name: str, ignore_defects: bool = False, evaluated: bool = Fal
     check_files_exist(metadata.json_file, metadata.image_root)
     annotations = open_annotations(metadata.json_file)
     check_annotations(annotations, metadata.federated, ignore_defects)
+    missing = missing_images(annotations, metadata.image_root)
+    if missing and (evaluated or not ignore_defects):  # metrics on a part of the set would be of another set
+        raise defects_error(metadata.json_file, [missing], ignorable=not evaluated)
     if ignore_defects:
         _IGNORING_DEFECTS.add(name)
-    for finding in annotations.findings:
+    for finding in (*annotations.findings, *([missing] if missing else [])):
         if evaluated and finding.kind in NEEDED_TO_EVALUATE:
             raise UserError(f"Annotation file {metadata.json_file}: {finding}; add it, or evaluate on another set.")
         if finding.level == "defect" or not evaluated:

@@ -53,14 +53,18 @@ class FindingCounter:
         return tuple(sorted(self._of_kind.values(), key=lambda finding: finding.level != "defect"))
 
 
-def defects_error(path: str | Path, findings: Iterable[Finding]) -> UserError | None:
-    """The error for a dataset with defects; None where there are none."""
+def defects_error(path: str | Path, findings: Iterable[Finding], ignorable: bool = True) -> UserError | None:
+    """The error for a dataset with defects; None where there are none.
+
+    Args:
+        path: the annotation file.
+        findings: of the dataset.
+        ignorable: whether ``--ignore`` helps.
+    """
     defects = [finding for finding in findings if finding.level == "defect"]
     if not defects:
         return None
     kinds = len(defects) - 1
     others = f", and {kinds} other kind{'s' * (kinds > 1)} of defect" if kinds else ""
-    return UserError(
-        f"Annotation file {path}: {defects[0]}{others}; tools/check_dataset.py lists them all, and --ignore leaves "
-        "such entries out."
-    )
+    way_out = ", and --ignore leaves such entries out" if ignorable else ""
+    return UserError(f"Annotation file {path}: {defects[0]}{others}; tools/check_dataset.py lists them all{way_out}.")

@@ -36,6 +36,9 @@ GOOD = {
 
 @pytest.fixture
 def path(tmp_path):
+    """The annotation file; its images lie beside it."""
+    for name in ("1.jpg", "2.jpg"):
+        (tmp_path / name).touch()
     return tmp_path / "annotations.json"
 
 
@@ -176,6 +179,19 @@ def test_what_cannot_be_evaluated_is_told_before_training(findings_of, path, tmp
     check_dataset("for_training")
     with pytest.raises(UserError, match=f"has no {key}: .*; add it, or evaluate on another set"):
         check_dataset("for_training", evaluated=True)
+
+
+def test_missing_images_stop_training_at_its_start(findings_of, path, tmp_path, caplog):
+    findings_of(lambda content: None)
+    (tmp_path / "2.jpg").unlink()
+    register_lvis_format("incomplete", path, tmp_path)
+    sentence = rf"^Annotation file {path}: image 2.jpg is not in the image folder {tmp_path}; .* lists them all"
+    with pytest.raises(UserError, match=f"{sentence}, and --ignore leaves"):
+        check_dataset("incomplete")
+    check_dataset("incomplete", ignore_defects=True)
+    assert "image 2.jpg is not in the image folder" in caplog.text
+    with pytest.raises(UserError, match=rf"{sentence}\.$"):  # metrics on the rest would be of another set
+        check_dataset("incomplete", ignore_defects=True, evaluated=True)
 
 
 def test_many_kinds_are_counted(findings_of, path, tmp_path):
