@@ -130,7 +130,7 @@ def _in_categories(boxes: Boxes, class_map: ClassMap) -> Boxes:
     kept = category >= 0
     if class_map.is_borrowed:
         logger.info("%d of %d boxes are of classes that become categories.", kept.sum(), len(kept))
-    return Boxes(boxes.image[kept], category[kept], boxes.corners[kept], boxes.is_group_of[kept])
+    return Boxes(boxes.image, category, boxes.corners, boxes.is_group_of).those(kept)
 
 
 def _image_records(

@@ -40,6 +40,12 @@ class Boxes:
     corners: np.ndarray
     is_group_of: np.ndarray
 
+    def those(self, kept: np.ndarray) -> "Boxes":
+        """Some of the boxes; without a copy if all of them."""
+        if kept.all():
+            return self
+        return Boxes(self.image[kept], self.label[kept], self.corners[kept], self.is_group_of[kept])
+
 
 @dataclass(frozen=True)
 class ImageLabels:
@@ -115,8 +121,7 @@ def read_boxes(path: str | Path, labels: dict[str, int], images: dict[str, int])
     for count, what in (((~known).sum(), "of other classes"), ((known & ~has_area).sum(), "without area")):
         if count:
             logger.warning("%s: %d of %d boxes are %s and are left out.", path, count, len(label), what)
-    kept = known & has_area
-    return Boxes(image[kept], label[kept], corners[kept], is_group_of[kept])
+    return Boxes(image, label, corners, is_group_of).those(known & has_area)
 
 
 def read_image_labels(path: str | Path, labels: dict[str, int], images: dict[str, int]) -> ImageLabels:
@@ -188,15 +193,26 @@ def _read(
             f"Open Images file {path} has no column {' and no '.join(missing)}; its first line must name the columns."
         )
     columns = {name: header.index(name) for name in ("ImageID", *needed, *optional) if name in header}
-    parts, line = [], 1
+    parts: list[list[np.ndarray]] = []  # of each array
+    line = 1
     with tqdm(desc=f"reading {Path(path).name}", unit="row", unit_scale=True, delay=PROGRESS_AFTER) as bar:
         while chunk := list(islice(rows, CHUNK)):
-            parts.append(_chunk(path, chunk, line, columns, chunk_of))
+            arrays = _chunk(path, chunk, line, columns, chunk_of)
+            parts = parts or [[] for _ in arrays]
+            for of_array, array in zip(parts, arrays, strict=True):
+                of_array.append(array)
             line += len(chunk)
             bar.update(len(chunk))
     if not parts:
-        parts.append(chunk_of(dict.fromkeys(columns, ())))
-    return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+        return list(chunk_of(dict.fromkeys(columns, ())))
+    return [_joined(of_array) for of_array in parts]
+
+
+def _joined(arrays: list[np.ndarray]) -> np.ndarray:
+    """One array of some, which are let go: all of a file at once would take twice its memory."""
+    whole = np.concatenate(arrays)
+    arrays.clear()
+    return whole
 
 
 def _chunk(
