@@ -197,7 +197,7 @@ def _with_relatives(image: np.ndarray, label: np.ndarray, of: Relatives, num_cla
 
 
 def _sorted_unique(keys: np.ndarray) -> np.ndarray:
-    """``np.unique``, which is ten times slower on such keys where it hashes (NumPy 2.3 and later)."""
+    """``np.unique``, which is many times slower on such keys where it hashes (NumPy 2.3 and later)."""
     keys = np.sort(keys)
     return keys[np.concatenate([[True], keys[1:] != keys[:-1]])] if len(keys) else keys
 
