@@ -12,7 +12,7 @@ from eql_d2.data.open_images.source import FILE_KEYS
 from eql_d2.errors import UserError
 
 # Keys of an entry of DATASETS.CUSTOM_FILE that are paths, relative to the file.
-PATH_KEYS = ("annotations", "images", *FILE_KEYS)
+PATH_KEYS = ("annotations", "images", "ignore_regions", *FILE_KEYS)
 
 
 def register_custom_datasets(cfg: CfgNode) -> None:
@@ -53,7 +53,7 @@ def _register_entry(entry: Any, source: str) -> None:
     if isinstance(entry, dict) and entry.get("format") == "openimages":
         register_open_images(entry.get("name"), source_of_entry(entry, source), entry.get("categories"))
         return
-    required, optional = {"name", "annotations", "images"}, {"format", "categories"}
+    required, optional = {"name", "annotations", "images"}, {"format", "categories", "ignore_regions"}
     if not isinstance(entry, dict) or not required <= set(entry) <= required | optional:
         raise UserError(
             f"{source} has the entry {entry}; it needs the keys {', '.join(sorted(required))}, and may have "
@@ -71,4 +71,5 @@ def _register_entry(entry: Any, source: str) -> None:
         entry["images"],
         categories=entry.get("categories"),
         federated=annotation_format == "lvis",
+        ignore_regions=entry.get("ignore_regions"),
     )

@@ -261,6 +261,37 @@ def test_train_evaluate_and_export(oi_cfg, tmp_path):
     assert metrics["AP50"] == pytest.approx(100 * np.mean(list(slow.values())), abs=0.2)  # six digits of scores
 
 
+def test_borrowed_images_join_a_run_with_masks(tiny_cfg, oi_folder, tmp_path):
+    """One training run on masks of one set and boxes of another, whose classes become the first one's categories."""
+    (tmp_path / "classes.yaml").write_text("".join(f"{name}: {name}\n" for name in list(LABELS)[:4]))
+    entry = {
+        "name": "borrowed",
+        "format": "openimages",
+        "annotations": str(oi_folder / "challenge-2019-validation-detection-bbox.csv"),
+        "images": str(oi_folder / "validation"),
+        "classes": str(tmp_path / "classes.yaml"),
+        "categories_of": "tiny_train",
+    }
+    tiny_cfg.DATASETS.CUSTOM = [*tiny_cfg.DATASETS.CUSTOM, entry]
+    register_custom_datasets(tiny_cfg)
+    tiny_cfg.DATASETS.TRAIN = ("tiny_train", "borrowed")
+    for name in tiny_cfg.DATASETS.TRAIN:
+        set_class_metadata(name)
+        check_dataset(name)
+    both, own = dataset_counts(tiny_cfg.DATASETS.TRAIN), dataset_counts(("tiny_train",))
+    assert sum(both.instance_counts) > sum(own.instance_counts)
+    torch.manual_seed(0)
+    trainer = LongTailTrainer(tiny_cfg)
+    samples = trainer.data_loader.dataset
+    borrowed, with_masks = samples[len(samples) - 1, 0]["instances"], samples[0, 0]["instances"]
+    assert not borrowed.gt_has_mask.any() and len(borrowed) > 0
+    assert not with_masks.has("gt_has_mask") or with_masks.gt_has_mask.all()
+    batch = [samples[len(samples) - 1, 0], samples[0, 0]]
+    losses = trainer.model.train()(batch)
+    assert losses["loss_mask"] > 0
+    sum(losses.values()).backward()
+
+
 def test_counts_need_no_image(oi_cfg, oi_folder, tmp_path, monkeypatch):
     """Who evaluates needs the training set's CSV files, not its images; counts are those of the annotation file."""
     for index, options in enumerate([{}, {"expand": True}, {"group_of": "crowd"}]):

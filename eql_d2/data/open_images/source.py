@@ -33,7 +33,7 @@ class OpenImagesSource:
         expand: give each box to the ancestors of its class, too. The metric does this by itself; in training it puts
             several classes on one box, of which a RoI takes the first.
         group_of: what a box around a group is in training: an "object" like others, as in EQLv2's code and in
-            mmdetection, or a "crowd" (``iscrowd``), which is no object.
+            mmdetection, or a "crowd" (``iscrowd``): no object, but a region in which nothing trains as background.
         missing_images: "error", or "skip" to use the images that are there.
     """
 
