@@ -124,10 +124,10 @@ def _add_comparison_keys(cfg: CfgNode) -> None:
 
 
 def _add_data_keys(cfg: CfgNode) -> None:
-    # The user's own datasets: a list of {name, annotations, images}, with format: lvis (default) or coco, and
-    # categories: a list of names, to use these classes only; and ignore_regions: a COCO- or LVIS-format file of the
-    # same image ids, whose boxes that match no annotation of the dataset are regions in which nothing is sampled as
-    # background (EQL's paper, appendix A).
+    # The user's own datasets: a list of {name, annotations, images}, with format: lvis (default), coco or
+    # openimages (see datasets/README.md); categories: a list of names, to use these classes only; and, for lvis and
+    # coco, ignore_regions: a COCO- or LVIS-format file of the same image ids, whose boxes that match no annotation of
+    # the dataset are regions in which nothing is sampled as background (EQL's paper, appendix A).
     cfg.DATASETS.CUSTOM = []
     # YAML file with a list of the same kind, whose paths are relative to the file.
     cfg.DATASETS.CUSTOM_FILE = ""
