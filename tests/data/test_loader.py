@@ -10,7 +10,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.samplers import TrainingSampler
 
 from eql_d2.data.datasets import register_lvis_format, set_class_metadata
-from eql_d2.data.loader import BatchSampler, build_train_loader, seeded_random_state
+from eql_d2.data.loader import BatchSampler, build_train_loader
+from eql_d2.data.seeding import seeded_random_state
 from eql_d2.errors import UserError
 
 
