@@ -57,7 +57,9 @@ def visible_part(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
             points.append(crossings[(other >= 0) & (other <= size[1 - axis])])
     corners = size * np.array([(0, 0), (0, 1), (1, 0), (1, 1)])
     points.append(corners[[_contains(polygon, ends, corner) for corner in corners]])
-    return np.concatenate(points)
+    part = np.concatenate(points)
+    touches = len(part) and np.ptp(part, axis=0).min() < 1e-6  # the border, without reaching into the image
+    return part[:0] if touches else part
 
 
 def _contains(polygon: np.ndarray, ends: np.ndarray, point: np.ndarray) -> bool:
