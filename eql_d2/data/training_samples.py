@@ -15,7 +15,7 @@ from eql_d2.data.unreadable_images import (
     too_many_unreadable,
 )
 
-DRAWS_PER_IMAGE = 10  # replacements drawn before giving up: a draw may meet a broken image again
+SPARE_DRAWS = 100  # more attempts than unreadable images: what is pasted may be drawn from the same one again
 
 
 class MappedImages:
@@ -102,7 +102,10 @@ class SeededDataset(Dataset):
         """The image, and then replacements as long as it is unreadable itself (and not one pasted onto it)."""
         yield index
         group = np.flatnonzero(self._groups == self._groups[index])
-        for attempt in range(1, DRAWS_PER_IMAGE * (self._max_unreadable + 1)):
+        for attempt in range(1, self._max_unreadable + SPARE_DRAWS):
             if self._images.file_name(index) in unreadable:
+                group = group[group != index]
+                if not len(group):
+                    return
                 index = int(group[derived_seed(self._seed, ordinal, attempt, 1) % len(group)])
             yield index
