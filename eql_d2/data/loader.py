@@ -94,10 +94,15 @@ class TrainLoader:
             # The loader draws its workers' seeds from here, not from the state that the training step uses.
             generator=torch.Generator().manual_seed(0),
         )
-        for batch in batches:
-            for sample in batch:
-                self.unreadable.add(sample.pop(REPORT_KEY, {}))
-            yield batch
+        try:
+            for batch in batches:
+                for sample in batch:
+                    self.unreadable.add(sample.pop(REPORT_KEY, {}))
+                yield batch
+        except UserError as error:
+            # Held by a traceback, the workers would end only when PyTorch's patience with each does, after 5 s.
+            error.__traceback__ = None
+            raise UserError(str(error)) from None
 
 
 def build_train_loader(cfg: CfgNode, seed: int, mapper: Callable | None = None) -> TrainLoader:

