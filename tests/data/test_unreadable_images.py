@@ -103,17 +103,16 @@ def test_evaluation_stops(folder, tiny_cfg, kind):
 
 
 @by_damage
-def test_broken_images_are_skipped_counted_and_logged_once(folder, tiny_cfg, kind, caplog, monkeypatch):
-    """In two passes over the set."""
+def test_skipped_counted_and_logged_once(folder, tiny_cfg, kind, caplog, monkeypatch):
     images = train_images(folder)
     broken = {str(path) for path in images[::3]}
     for path in images[::3]:
         DAMAGES[kind][0](path)
     monkeypatch.setattr(logging.getLogger("eql_d2"), "propagate", True)
     with caplog.at_level(logging.WARNING, logger="eql_d2"):
-        samples, met = samples_of(tiny_cfg, 300)
+        samples, met = samples_of(tiny_cfg, 70)
     assert met <= broken
-    assert len(met) > 80
+    assert len(met) > 25
     assert not {sample["file_name"] for sample in samples} & broken
     assert not any("unreadable_images" in sample for sample in samples)
     messages = [record.getMessage() for record in caplog.records if "unreadable image" in record.getMessage()]
@@ -124,20 +123,20 @@ def test_broken_images_are_skipped_counted_and_logged_once(folder, tiny_cfg, kin
 
 def test_all_but_the_broken_samples_are_as_without_them(folder, tiny_cfg):
     """Skipping one image changes nothing else, whatever the number of workers or where a run begins."""
-    whole, _ = samples_of(tiny_cfg, 100)
+    whole, _ = samples_of(tiny_cfg, 60)
     for path in train_images(folder)[::10]:
         truncate(path)
-    straight, met = samples_of(tiny_cfg, 100)
-    assert len(met) > 10
+    straight, met = samples_of(tiny_cfg, 60)
+    assert len(met) > 5
     replaced = [i for i, sample in enumerate(whole) if sample["file_name"] in met]
-    assert [i for i in range(200) if whole[i]["image_id"] != straight[i]["image_id"]] == replaced
-    for index in set(range(200)) - set(replaced):
+    assert [i for i in range(120) if whole[i]["image_id"] != straight[i]["image_id"]] == replaced
+    for index in set(range(120)) - set(replaced):
         assert torch.equal(whole[index]["image"], straight[index]["image"])
     assert len({straight[i]["image_id"] for i in replaced}) > len(replaced) / 2  # not all by the same
     tiny_cfg.DATALOADER.NUM_WORKERS = 2
-    late, late_met = samples_of(tiny_cfg, 60, start=40)
+    late, late_met = samples_of(tiny_cfg, 30, start=30)
     assert late_met < met
-    for expected, got in zip(straight[80:], late, strict=True):
+    for expected, got in zip(straight[60:], late, strict=True):
         assert expected["image_id"] == got["image_id"]
         assert torch.equal(expected["image"], got["image"])
         assert torch.equal(expected["instances"].gt_boxes.tensor, got["instances"].gt_boxes.tensor)
