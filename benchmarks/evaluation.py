@@ -116,11 +116,12 @@ def made_up_results(image: dict[str, Any], annotations: list[dict[str, Any]], ma
 
 def evaluate(path: str, engine: str, tasks: tuple[str, ...]) -> dict[str, Any]:
     """Seconds of taking in and computing, by the clock and of the processor, and all metrics in percent."""
-    from eql_d2.data.lvis_format import read_annotation_file
+    from eql_d2.data.annotation_cache import open_annotations
+    from eql_d2.data.lvis_format import annotation_content
     from eql_d2.evaluation.evaluation import Evaluation
     from eql_d2.evaluation.ground_truth import GroundTruth
 
-    ground_truth = GroundTruth(read_annotation_file(path), path)
+    ground_truth = GroundTruth(annotation_content(open_annotations(path)), path)
     evaluation = Evaluation(ground_truth, tasks, engine)
     seconds = np.zeros(2)
     for image_id, image in ground_truth.images.items():

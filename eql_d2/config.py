@@ -34,6 +34,12 @@ def _add_model_keys(cfg: CfgNode) -> None:
     cfg.MODEL.LONG_TAIL = CfgNode()
     # Share of each class that a sigmoid classifier predicts at the start of training.
     cfg.MODEL.LONG_TAIL.PRIOR_PROB = 0.001
+    # The share in (0, 1) of all class images that belongs to tail classes, from which a LAMBDA of auto follows. With
+    # 0.09 it is EQL's own threshold on LVIS v0.5.
+    cfg.MODEL.LONG_TAIL.TAIL_RATIO = 0.09
+    # Keys that say auto, to be settled when the training data are known. They may be: MODEL.ROI_HEADS.NUM_CLASSES,
+    # and of this node PRIOR_PROB, EQL.LAMBDA, DROP_LOSS.LAMBDA and BAGS.BIN_EDGES. Noted by what reads a config.
+    cfg.MODEL.LONG_TAIL.AUTO = ()
     # JSON file of category counts (form: datasets/metadata). Empty: counts follow from DATASETS.TRAIN.
     cfg.MODEL.LONG_TAIL.CATEGORY_COUNTS = ""
 
@@ -107,12 +113,21 @@ def _add_comparison_keys(cfg: CfgNode) -> None:
 
 
 def _add_data_keys(cfg: CfgNode) -> None:
-    # The user's own LVIS-format datasets: a list of {name, annotations, images}.
+    # The user's own datasets: a list of {name, annotations, images}, with format: lvis (default) or coco, and
+    # categories: a list of names, to use these classes only.
     cfg.DATASETS.CUSTOM = []
+    # YAML file with a list of the same kind, whose paths are relative to the file.
+    cfg.DATASETS.CUSTOM_FILE = ""
+    # Leave out annotations and images with defects (tools/check_dataset.py) instead of refusing the dataset; also
+    # --ignore of train_net.py.
+    cfg.DATASETS.IGNORE_DEFECTS = False
     # Different images that training may find unreadable (missing, broken, of another size) and skip; one more stops
     # it. 0: the first one stops it. Evaluation always stops at the first, as its result would change silently.
     cfg.DATALOADER.MAX_UNREADABLE_IMAGES = 100
+    _add_augmentation_keys(cfg)
 
+
+def _add_augmentation_keys(cfg: CfgNode) -> None:
     # Large-scale jitter (Ghiasi et al., CVPR 2021) in place of INPUT.MIN_SIZE_TRAIN and MAX_SIZE_TRAIN: an image is
     # resized to fit a square of IMAGE_SIZE times a random scale, then cropped or padded to IMAGE_SIZE x IMAGE_SIZE.
     cfg.INPUT.LSJ = CfgNode()

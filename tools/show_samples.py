@@ -15,9 +15,11 @@ from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from eql_d2.analysis.samples import samples_sheet
-from eql_d2.data.datasets import register_custom_datasets, set_class_metadata
+from eql_d2.data.custom_datasets import register_custom_datasets
+from eql_d2.data.datasets import check_dataset, set_class_metadata
 from eql_d2.data.loader import build_train_loader
 from eql_d2.engine import load_config
+from eql_d2.engine.auto_values import resolve_auto_values
 from eql_d2.engine.setup import import_modules
 from eql_d2.errors import UserError
 
@@ -36,8 +38,12 @@ def main(arguments: list[str] | None = None) -> None:
     cfg = load_config(args.config_file, args.overrides)
     import_modules(cfg.ENGINE.IMPORT)
     register_custom_datasets(cfg)
+    resolve_auto_values(cfg)
+    if not cfg.DATASETS.TRAIN:
+        raise UserError("DATASETS.TRAIN is empty; name a dataset to draw from.")
     for name in cfg.DATASETS.TRAIN:
         set_class_metadata(name)
+        check_dataset(name, cfg.DATASETS.IGNORE_DEFECTS)
     batches = build_train_loader(cfg, max(cfg.SEED, 0))
     samples = itertools.islice(itertools.chain.from_iterable(batches), args.images)
     names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes

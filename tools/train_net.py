@@ -30,6 +30,7 @@ def main(args: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = default_argument_parser()
     parser.description = __doc__
+    parser.add_argument("--ignore", action="store_true", help="leave out defective annotations and images, and go on")
     parser.set_defaults(dist_url="auto")  # Detectron2's default is one port for all runs of a user
     arguments = parser.parse_args()
     try:

@@ -17,12 +17,15 @@ import msgspec
 import numpy as np
 import orjson
 
-from eql_d2.data.annotation_packing import MAGIC, PREAMBLE, PackedIndex, ParsedAnnotations
+from eql_d2.data.annotation_packing import MAGIC, PREAMBLE, PackedIndex, write_packed
+from eql_d2.data.annotation_parsing import ParsedAnnotations
 from eql_d2.data.annotation_rules import not_lvis_format, unreadable_file
 from eql_d2.data.cache_files import cache_paths, file_digest, one_builder, read_with_digest, write_whole
 from eql_d2.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+_decode_image = msgspec.json.Decoder(tuple[dict[str, Any], msgspec.Raw]).decode
 
 
 class PackedAnnotations:
@@ -38,11 +41,13 @@ class PackedAnnotations:
 
     Attributes:
         digest: identifies the content of the annotation file.
-        complaint: why the file is good for counting classes but not as a dataset; None if it is good for both.
+        findings: what is wrong or remarkable about the file; annotations and images with a defect are left out here.
+        federated: whether its images say which classes they are labelled for (LVIS), or are labelled for all (COCO).
         image_ids: (N,) int64, ascending.
         sizes: (N, 2) float64, width and height of the images in pixels.
         annotation_starts: (N + 1,) int64, where each image's annotations start among all.
         categories: (A,) int32, contiguous class of each annotation, in [0, K).
+        regions: (A,) bool, annotations that are no instance but a region to ignore (``iscrowd`` or ``ignore``).
 
     Raises:
         ValueError: the packed file is damaged; the text says how.
@@ -52,12 +57,14 @@ class PackedAnnotations:
         self.source, self.cache = source, cache
         self._file = file
         index = _read_index(file)
-        self.digest, self.complaint = index.digest, index.complaint
+        self.digest, self.findings = index.digest, index.findings
+        self.federated = index.federated
         self._category_records = index.category_records
         self.image_ids = np.frombuffer(index.image_ids, np.int64)
         self.sizes = np.frombuffer(index.sizes, np.float64).reshape(-1, 2)
         self.annotation_starts = np.frombuffer(index.annotation_starts, np.int64)
         self.categories = np.frombuffer(index.categories, np.int32)
+        self.regions = np.frombuffer(index.regions, np.bool_)
         self._text_starts = np.frombuffer(index.text_starts, np.int64)
         self._checksums = np.frombuffer(index.checksums, np.uint32)
 
@@ -85,14 +92,15 @@ class PackedAnnotations:
         Raises:
             UserError: the text cannot be read, nor be restored from the annotation file.
         """
-        text = self._text(index)
-        if text is None:
-            self._mend(index)
-            text = self._text(index)
+        text = self._whole_text(index)
         try:
             return tuple(orjson.loads(text))
         except orjson.JSONDecodeError as error:
             raise not_lvis_format(self.source, f"{error} in the records of image {self.image_ids[index]}") from None
+
+    def image_record(self, index: int) -> dict[str, Any]:
+        """The record of one image alone, for which its annotations are not parsed; see :meth:`records`."""
+        return _decode_image(self._whole_text(index))[0]
 
     def ground_truth(self, image_id: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """The records of the image of an id, see :meth:`records`.
@@ -104,6 +112,14 @@ class PackedAnnotations:
         if index == len(self) or self.image_ids[index] != image_id:
             raise KeyError(image_id)
         return self.records(index)
+
+    def _whole_text(self, index: int) -> bytes:
+        """The JSON of an image's records, mended if need be."""
+        text = self._text(index)
+        if text is None:
+            self._mend(index)
+            text = self._text(index)
+        return text
 
     def _text(self, index: int) -> bytes | None:
         """The JSON of an image's records; None where it is damaged."""
@@ -135,7 +151,7 @@ def open_annotations(path: str | Path) -> PackedAnnotations:
     what was opened before keeps its annotations, and a warning says so.
 
     Args:
-        path: JSON in the LVIS format.
+        path: JSON in the LVIS or COCO format.
 
     Raises:
         UserError: the file is missing, truncated, not JSON or not in the LVIS format.
@@ -160,11 +176,11 @@ def _opened_or_cached(path: str | Path) -> PackedAnnotations | None:
     digest = file_digest(path)
     if earlier is not None and earlier.digest == digest:
         return earlier
-    warn_of_change(path)
+    _warn_of_change(path)
     return _from_cache(path, digest)
 
 
-def warn_of_change(path: str | Path) -> None:
+def _warn_of_change(path: str | Path) -> None:
     """Log a warning if a file is no longer what this process opened before."""
     earlier = _opened.get(os.path.abspath(path))
     if earlier is not None and earlier.digest != file_digest(path):
@@ -212,7 +228,7 @@ def _build(path: str | Path) -> PackedAnnotations:
     reasons = []
     for cache in cache_paths(path):
         try:
-            file = write_whole(cache, path, lambda file: parsed.write(file, digest))
+            file = write_whole(cache, path, lambda file: write_packed(parsed, file, digest))
         except OSError as error:
             reasons.append(f"{cache.parent}: {error.strerror}")
             continue
@@ -221,7 +237,7 @@ def _build(path: str | Path) -> PackedAnnotations:
     logger.warning("No cache of %s (%s); set EQL_D2_CACHE to a folder for it.", path, ", ".join(reasons))
     try:
         file = tempfile.TemporaryFile()  # noqa: SIM115  (stays open)
-        parsed.write(file, digest)
+        write_packed(parsed, file, digest)
         file.flush()
     except OSError as error:
         raise UserError(

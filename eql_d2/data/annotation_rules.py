@@ -1,15 +1,15 @@
 """What an annotation file in the LVIS format must hold, and the sentences for one that does not."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from eql_d2.errors import UserError
 
 MIN_POLYGON_POINTS = 3
+# What makes a file federated: the classes that an image is verified not to hold, and those not annotated exhaustively.
+FEDERATED_KEYS = ("neg_category_ids", "not_exhaustive_category_ids")
 
 
 def missing_file(path: str | Path) -> UserError:
@@ -38,38 +38,6 @@ def not_lvis_format(path: str | Path, complaint: str) -> UserError:
         f"Annotation file {path} is not in the LVIS format: {complaint}; use the file of the LVIS website "
         "or convert yours (see datasets/README.md)."
     )
-
-
-def id_complaint(
-    image_ids: Iterable[int],
-    category_ids: Iterable[int],
-    annotation_ids: Iterable[int],
-    image_of: Iterable[int],
-    category_of: Iterable[int],
-) -> str | None:
-    """What is wrong with the ids of a file, if anything.
-
-    The official tools let the last record of an id stand for all of them, which gives wrong numbers in silence;
-    Detectron2 refuses such a file, and so does this.
-
-    Args:
-        image_ids: ids of the images.
-        category_ids: ids of the categories.
-        annotation_ids: ids of those annotations that have one.
-        image_of: image id of each annotation.
-        category_of: category id of each annotation.
-    """
-    known = {}
-    for name, ids in (("image", image_ids), ("category", category_ids), ("annotation", annotation_ids)):
-        known[f"{name}_id"], counts = np.unique(np.asarray(ids), return_counts=True)
-        if (counts > 1).any():
-            first = counts.argmax()
-            return f"{name} id {known[f'{name}_id'][first]} occurs {counts[first]} times"
-    for key, named in (("image_id", image_of), ("category_id", category_of)):
-        unknown = np.setdiff1d(np.asarray(named), known[key])
-        if len(unknown):
-            return f"an annotation names the unknown {key} {unknown[0]}"
-    return None
 
 
 class RLE(msgspec.Struct, gc=False):

@@ -3,6 +3,7 @@
 Losses, samplers, evaluators and plots all read their counts from here.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from eql_d2.data.annotation_cache import PackedAnnotations, open_annotations
 from eql_d2.data.emoji_lvis import frequency_letter
+from eql_d2.data.lvis_format import chosen_categories
 from eql_d2.errors import UserError
 
 
@@ -73,12 +75,16 @@ class CategoryCounts:
         )
 
 
-def category_counts(cfg: CfgNode) -> CategoryCounts:
+def category_counts(cfg: CfgNode, check_classes: bool = True) -> CategoryCounts:
     """The category counts of a config's training data.
 
     Sources, in this order: the file ``MODEL.LONG_TAIL.CATEGORY_COUNTS``; the dataset's metadata, which has
     ``category_counts`` or the name of a ``category_counts_file``; the annotation files of ``DATASETS.TRAIN``,
     counted once.
+
+    Args:
+        cfg: full config.
+        check_classes: make sure that the counts are of ``MODEL.ROI_HEADS.NUM_CLASSES`` classes.
 
     Raises:
         UserError: there is no source, or its number of classes is not ``MODEL.ROI_HEADS.NUM_CLASSES``.
@@ -96,7 +102,7 @@ def category_counts(cfg: CfgNode) -> CategoryCounts:
             "No source of category counts: set DATASETS.TRAIN to a registered dataset "
             "or MODEL.LONG_TAIL.CATEGORY_COUNTS to a JSON file."
         )
-    if counts.num_classes != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+    if check_classes and counts.num_classes != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
         raise UserError(
             f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but {source} has "
             f"{counts.num_classes} classes; set it to {counts.num_classes}."
@@ -137,7 +143,7 @@ def _counts_of_one(dataset_name: str) -> CategoryCounts:
             f"Dataset {dataset_name!r} has no annotation file to count its classes in; name a file of counts with "
             "MODEL.LONG_TAIL.CATEGORY_COUNTS."
         )
-    return count_annotations(metadata.json_file)
+    return count_annotations(metadata.json_file, metadata.get("categories"))
 
 
 @lru_cache(maxsize=8)
@@ -160,24 +166,33 @@ def read_count_file(path: str) -> CategoryCounts:
         ) from None
 
 
-def count_annotations(path: str) -> CategoryCounts:
-    """Count the classes of an LVIS-format annotation file, over its images that have annotations."""
-    return _count(open_annotations(path))
+def count_annotations(path: str, categories: Sequence[str] | None = None) -> CategoryCounts:
+    """Count the classes of an annotation file, over its images that have annotations.
+
+    Args:
+        path: JSON in the LVIS or COCO format; crowds and other regions to ignore do not count.
+        categories: names of the classes to count; None counts all.
+    """
+    return _count(open_annotations(path), None if categories is None else tuple(categories))
 
 
 @lru_cache(maxsize=8)
-def _count(annotations: PackedAnnotations) -> CategoryCounts:
-    categories = annotations.category_records
-    per_image = np.diff(annotations.annotation_starts)
-    image_of = np.repeat(np.arange(len(annotations)), per_image)
-    once_an_image = np.unique(image_of * len(categories) + annotations.categories) % max(len(categories), 1)
+def _count(annotations: PackedAnnotations, names: tuple[str, ...] | None) -> CategoryCounts:
+    categories = chosen_categories(annotations, names)
+    place = {record["id"]: index for index, record in enumerate(categories)}
+    class_of = np.array([place.get(record["id"], -1) for record in annotations.category_records] + [-1])
+    classes = class_of[annotations.categories]
+    image_of = np.repeat(np.arange(len(annotations)), np.diff(annotations.annotation_starts))
+    kept = (classes >= 0) & ~annotations.regions
+    classes, image_of = classes[kept], image_of[kept]
+    once_an_image = np.unique(image_of * len(categories) + classes) % max(len(categories), 1)
     image_counts, instance_counts = (
-        np.bincount(classes, minlength=len(categories)).tolist() for classes in (once_an_image, annotations.categories)
+        np.bincount(counted, minlength=len(categories)).tolist() for counted in (once_an_image, classes)
     )
     return CategoryCounts(
         category_ids=tuple(record["id"] for record in categories),
         names=tuple(record["name"] for record in categories),
         image_counts=tuple(image_counts),
         instance_counts=tuple(instance_counts),
-        num_images=int((per_image > 0).sum()),
+        num_images=len(np.unique(image_of)),
     )

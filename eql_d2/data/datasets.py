@@ -1,19 +1,27 @@
 """Registration of datasets in Detectron2's catalogs: LVIS, EmojiLVIS and the user's own."""
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from eql_d2.data.annotation_cache import open_annotations
 from eql_d2.data.categories import dataset_counts
+from eql_d2.data.dataset_checks.image_files import missing_images
 from eql_d2.data.emoji_lvis import PRESETS, generate_emoji_lvis
 from eql_d2.data.emoji_lvis.long_tail import METADATA_DIR
-from eql_d2.data.lvis_format import LVISDataset, load_lvis_format
+from eql_d2.data.findings import defects_error
+from eql_d2.data.lvis_format import LVISDataset, check_annotations, check_files_exist, load_lvis_format
 from eql_d2.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# Kinds of findings without which a set can train but not be evaluated on.
+NEEDED_TO_EVALUATE = ("annotation without id", "annotation without area")
 
 LVIS_SPLITS = {
     "lvis_v1": {
@@ -42,34 +50,84 @@ def register_lvis_format(
     image_root: str | Path,
     *,
     prepare: Callable[[], Any] | None = None,
+    categories: Sequence[str] | None = None,
+    federated: bool = True,
     **metadata: Any,
 ) -> None:
-    """Register an LVIS-format dataset; a registration of the same name is replaced.
+    """Register a dataset in the LVIS or COCO format; a registration of the same name is replaced.
 
     Args:
         name: name for ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
-        annotation_file: LVIS-format JSON; read when the dataset is first used.
+        annotation_file: JSON; read when the dataset is first used.
         image_root: folder of the images.
         prepare: called before the first reading, e.g. to generate the files.
+        categories: names of the classes to keep; None keeps all.
+        federated: False of COCO's format, in which every image is labelled for all classes.
         metadata: further metadata, e.g. ``category_counts_file``.
     """
 
     def load() -> LVISDataset:
         if prepare is not None:
             prepare()
-        return load_lvis_format(annotation_file, image_root)
+        return load_lvis_format(
+            annotation_file,
+            image_root,
+            categories=categories,
+            federated=federated,
+            ignore_defects=ignores_defects(name),
+        )
 
     for catalog in (DatasetCatalog, MetadataCatalog):
         if name in catalog.list():
             catalog.remove(name)
+    _IGNORING_DEFECTS.discard(name)
     DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(
         json_file=str(annotation_file),
         image_root=str(image_root),
         evaluator_type="lvis",
         prepare=prepare,
+        categories=categories,
+        federated=federated,
         **metadata,
     )
+
+
+_IGNORING_DEFECTS: set[str] = set()
+
+
+def ignores_defects(name: str) -> bool:
+    """Whether defective entries of a dataset are left out, as :func:`check_dataset` was told."""
+    return name in _IGNORING_DEFECTS
+
+
+def check_dataset(name: str, ignore_defects: bool = False, evaluated: bool = False) -> None:
+    """Make sure early that a dataset can be used, and tell what is remarkable about it.
+
+    Args:
+        name: of a dataset registered by this project; others are not checked.
+        ignore_defects: leave defective entries out, from now on, instead of raising an error.
+        evaluated: whether metrics will be computed on it.
+
+    Raises:
+        UserError: a file or folder is missing, or the annotations have defects.
+    """
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("evaluator_type") != "lvis":
+        return
+    check_files_exist(metadata.json_file, metadata.image_root)
+    annotations = open_annotations(metadata.json_file)
+    check_annotations(annotations, metadata.federated, ignore_defects)
+    missing = missing_images(annotations, metadata.image_root)
+    if missing and (evaluated or not ignore_defects):  # metrics on a part of the set would be of another set
+        raise defects_error(metadata.json_file, [missing], ignorable=not evaluated)
+    if ignore_defects:
+        _IGNORING_DEFECTS.add(name)
+    for finding in (*annotations.findings, *([missing] if missing else [])):
+        if evaluated and finding.kind in NEEDED_TO_EVALUATE:
+            raise UserError(f"Annotation file {metadata.json_file}: {finding}; add it, or evaluate on another set.")
+        if finding.level == "defect" or not evaluated:
+            logger.warning("%s: %s%s", name, finding, " (left out)" if finding.level == "defect" else "")
 
 
 def set_class_metadata(name: str) -> None:
@@ -116,19 +174,6 @@ def register_builtin_datasets() -> None:
                 folder,
                 prepare=partial(generate_emoji_lvis, spec, root / "emoji_lvis"),
             )
-
-
-def register_custom_datasets(cfg: CfgNode) -> None:
-    """Register the datasets that a config describes under ``DATASETS.CUSTOM``.
-
-    Raises:
-        UserError: an entry lacks a key or has an unknown one.
-    """
-    keys = {"name", "annotations", "images"}
-    for entry in cfg.DATASETS.CUSTOM:
-        if not isinstance(entry, dict) or set(entry) != keys:
-            raise UserError(f"DATASETS.CUSTOM has the entry {entry}; it needs the keys {', '.join(sorted(keys))}.")
-        register_lvis_format(entry["name"], entry["annotations"], entry["images"])
 
 
 register_builtin_datasets()

@@ -1,76 +1,62 @@
-"""Reading annotation files in the LVIS format, for Detectron2's dataset catalog."""
+"""Reading annotation files in the LVIS and COCO formats, for Detectron2's dataset catalog."""
 
+import difflib
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import orjson
+import numpy as np
 from detectron2.structures import BoxMode
 from pycocotools import mask as mask_api
 
-from eql_d2.data.annotation_cache import PackedAnnotations, open_annotations, warn_of_change
-from eql_d2.data.annotation_rules import (
-    broken_file,
-    id_complaint,
-    missing_file,
-    not_lvis_format,
-    relative_path,
-    unreadable_file,
-)
+from eql_d2.data.annotation_cache import PackedAnnotations, open_annotations
+from eql_d2.data.annotation_rules import FEDERATED_KEYS, missing_file, not_lvis_format, relative_path
+from eql_d2.data.findings import defects_error
 from eql_d2.errors import UserError
 
 
-def read_annotation_file(path: str | Path) -> dict[str, Any]:
-    """Parse an LVIS-format annotation file, whole; :func:`open_annotations` is faster and lighter for large ones.
+class LazyAnnotations:
+    """The annotation records of a file, unpacked as they are iterated over.
 
     Args:
-        path: a JSON file with the lists ``images`` and ``categories``, and ``annotations`` unless it is of a
-            test set, whose annotations are secret.
+        annotations: of the dataset.
+        category_ids: ids of the classes whose annotations are given.
+    """
+
+    def __init__(self, annotations: PackedAnnotations, category_ids: set[int]) -> None:
+        self._annotations, self._category_ids = annotations, category_ids
+
+    def __len__(self) -> int:
+        """Number of annotations of all classes."""
+        return len(self._annotations.categories)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for index in range(len(self._annotations)):
+            yield from (a for a in self._annotations.records(index)[1] if a["category_id"] in self._category_ids)
+
+
+def annotation_content(annotations: PackedAnnotations, categories: Sequence[str] | None = None) -> dict[str, Any]:
+    """What the annotation file would be parsed to, without its defective entries; the annotations are lazy.
+
+    Args:
+        annotations: of the dataset.
+        categories: names of the classes to keep; None keeps all.
 
     Returns:
-        The parsed file, with an empty list ``annotations`` for a test set.
-
-    Raises:
-        UserError: the file is missing, truncated, not JSON or not in the LVIS format.
+        A dict with the records of ``images``, ``categories`` and ``annotations`` (:class:`LazyAnnotations`).
     """
-    path = Path(path)
-    try:
-        content = orjson.loads(path.read_bytes())
-        warn_of_change(path)
-    except OSError as error:
-        raise unreadable_file(path, error) from None
-    except orjson.JSONDecodeError as error:
-        raise broken_file(path, error) from None
-    try:
-        complaint = _complaint(content)
-    except (KeyError, TypeError, AttributeError) as error:
-        complaint = f"{type(error).__name__} {error} in a record"
-    if complaint:
-        raise not_lvis_format(path, complaint)
-    return content
-
-
-def _complaint(content: Any) -> str | None:
-    """What is wrong with a parsed annotation file; adds the empty ``annotations`` of a test set."""
-    if not isinstance(content, dict):
-        return f"it holds a {type(content).__name__}, not a dictionary"
-    missing = [key for key in ("images", "categories") if key not in content]
-    if not missing and content.setdefault("annotations", []):
-        federated = ("neg_category_ids", "not_exhaustive_category_ids")
-        missing = [key for key in federated if any(key not in image for image in content["images"])]
-    if missing:
-        return f"{' and '.join(missing)} missing"
-    annotations = content["annotations"]
-    return id_complaint(
-        [image["id"] for image in content["images"]],
-        [category["id"] for category in content["categories"]],
-        [annotation["id"] for annotation in annotations if "id" in annotation],
-        [annotation["image_id"] for annotation in annotations],
-        [annotation["category_id"] for annotation in annotations],
-    )
+    records = chosen_categories(annotations, categories)
+    kept = {record["id"] for record in records}
+    images = [annotations.records(index)[0] for index in range(len(annotations))]
+    if categories is not None:
+        for image in images:
+            for key in FEDERATED_KEYS:
+                if key in image:
+                    image[key] = [category_id for category_id in image[key] if category_id in kept]
+    return {"images": images, "categories": records, "annotations": LazyAnnotations(annotations, kept)}
 
 
 def check_files_exist(annotation_file: str | Path, image_root: str | Path) -> None:
@@ -93,45 +79,75 @@ def contiguous_ids(categories: list[dict[str, Any]]) -> dict[int, int]:
     return {category_id: index for index, category_id in enumerate(sorted(c["id"] for c in categories))}
 
 
-def load_lvis_format(annotation_file: str | Path, image_root: str | Path) -> "LVISDataset":
-    """Read an LVIS-format file as Detectron2's standard dataset dicts.
+def load_lvis_format(
+    annotation_file: str | Path,
+    image_root: str | Path,
+    *,
+    categories: Sequence[str] | None = None,
+    federated: bool = True,
+    ignore_defects: bool = False,
+) -> "LVISDataset":
+    """Read an annotation file as Detectron2's standard dataset dicts.
 
     Args:
-        annotation_file: JSON in the LVIS v0.5 or v1 format.
+        annotation_file: JSON in the LVIS v0.5 or v1 format, or in COCO's.
         image_root: folder of the images; v1's ``coco_url`` gives the path below it ("val2017/NAME.jpg").
+        categories: names of the classes to keep, in any order; None keeps all.
+        federated: whether the file has to say which classes each image is labelled for, as LVIS does.
+        ignore_defects: leave defective entries out instead of raising an error.
 
     Returns:
         The images in ascending order of their ids, as Detectron2 has them.
 
     Raises:
-        UserError: the image folder is missing, or the file is broken; the sentence names it.
+        UserError: the image folder is missing, or the file is broken or has defects; the sentence names it.
     """
     annotations = open_annotations(annotation_file)
     check_files_exist(annotation_file, image_root)
-    if annotations.complaint:
-        raise not_lvis_format(annotation_file, annotations.complaint)
-    return LVISDataset(annotations, image_root)
+    check_annotations(annotations, federated, ignore_defects)
+    return LVISDataset(annotations, image_root, categories)
+
+
+def check_annotations(annotations: PackedAnnotations, federated: bool, ignore_defects: bool) -> None:
+    """Make sure that an annotation file is good to train on; arguments as of :func:`load_lvis_format`.
+
+    Raises:
+        UserError: it is not, and the sentence says why.
+    """
+    if federated and not annotations.federated:
+        raise not_lvis_format(
+            annotations.source,
+            "neg_category_ids and not_exhaustive_category_ids missing (of a dataset in COCO's format say format: coco)",
+        )
+    error = defects_error(annotations.source, annotations.findings)
+    if error and not ignore_defects:
+        raise error
 
 
 class LVISDataset(Sequence):
     """Detectron2's standard dataset dicts, each made from the packed annotations when it is asked for.
 
-    An item has ``file_name, height, width, image_id, neg_category_ids, not_exhaustive_category_ids`` (both in
-    contiguous ids) and ``annotations`` with ``bbox, bbox_mode, segmentation`` and contiguous ``category_id``. A slice
-    is a list of items. Each access gives a new dict, so changes to it are not kept: work on ``list(dataset)``, which
-    takes all the memory that this class saves, to keep them.
+    An item has ``file_name, height, width, image_id``, from a federated file ``neg_category_ids`` and
+    ``not_exhaustive_category_ids`` (both in contiguous ids), and ``annotations`` with ``bbox, bbox_mode``, contiguous
+    ``category_id``, ``segmentation`` where there is one, and ``iscrowd`` 1 of a region to ignore. A slice is a list of
+    items. Each access gives a new dict, so changes to it are not kept: work on ``list(dataset)``, which takes all the
+    memory that this class saves, to keep them.
 
     Args:
         annotations: of the dataset.
         image_root: folder of the images.
+        categories: names of the classes to keep; None keeps all.
     """
 
-    def __init__(self, annotations: PackedAnnotations, image_root: str | Path) -> None:
+    def __init__(
+        self, annotations: PackedAnnotations, image_root: str | Path, categories: Sequence[str] | None = None
+    ) -> None:
         self._annotations = annotations
         self._image_root = Path(image_root)
+        self._categories = categories
 
     def __reduce__(self) -> tuple:
-        return LVISDataset, (self._annotations, self._image_root)
+        return LVISDataset, (self._annotations, self._image_root, self._categories)
 
     def __len__(self) -> int:
         return len(self._annotations)
@@ -143,42 +159,71 @@ class LVISDataset(Sequence):
         if not -len(self) <= position < len(self):
             raise IndexError(f"image {position} of {len(self)}")
         image, annotations = self._annotations.records(position % len(self))
-        return {
+        item = {
             "file_name": str(self._image_root / relative_path(image)),
             "height": image["height"],
             "width": image["width"],
             "image_id": image["id"],
-            "neg_category_ids": [self._contiguous[i] for i in image.get("neg_category_ids", ())],
-            "not_exhaustive_category_ids": [self._contiguous[i] for i in image.get("not_exhaustive_category_ids", ())],
-            "annotations": [self._instance(annotation) for annotation in annotations],
         }
+        if self._annotations.federated:
+            for key in FEDERATED_KEYS:
+                item[key] = [self._contiguous[i] for i in image.get(key, ()) if i in self._contiguous]
+        item["annotations"] = [self._instance(a) for a in annotations if a["category_id"] in self._contiguous]
+        return item
 
     def _instance(self, annotation: dict[str, Any]) -> dict[str, Any]:
-        return {
+        instance = {
             "bbox": annotation["bbox"],
             "bbox_mode": BoxMode.XYWH_ABS,
             "category_id": self._contiguous[annotation["category_id"]],
-            "segmentation": _compressed(annotation["segmentation"]),
         }
+        if annotation.get("segmentation"):
+            instance["segmentation"] = _compressed(annotation["segmentation"])
+        if annotation.get("iscrowd") or annotation.get("ignore"):
+            instance["iscrowd"] = 1
+        return instance
 
     @cached_property
     def _contiguous(self) -> dict[int, int]:
-        return contiguous_ids(self._annotations.category_records)
+        return contiguous_ids(chosen_categories(self._annotations, self._categories))
 
     def summaries(self) -> list[dict[str, Any]]:
         """What samplers and statistics read of each image, without unpacking it.
 
         Returns:
-            A dict an image with ``width``, ``height`` and ``annotations`` that hold nothing but ``category_id``.
+            A dict an image with ``width``, ``height`` and ``annotations`` that hold nothing but ``category_id``;
+            regions to ignore are left out.
         """
+        packed = self._annotations
+        class_of = np.array([self._contiguous.get(c["id"], -1) for c in packed.category_records] + [-1])
+        classes = class_of[packed.categories]
+        kept = (classes >= 0) & ~packed.regions
+        starts = np.concatenate(([0], np.cumsum(kept)))[packed.annotation_starts]
         by_class = [{"category_id": index} for index in range(len(self._contiguous))]
-        instances = [by_class[category] for category in self._annotations.categories.tolist()]
+        instances = [by_class[category] for category in classes[kept].tolist()]
         return [
             {"width": width, "height": height, "annotations": instances[start:stop]}
-            for (width, height), (start, stop) in zip(
-                self._annotations.sizes.tolist(), pairwise(self._annotations.annotation_starts.tolist()), strict=True
-            )
+            for (width, height), (start, stop) in zip(packed.sizes.tolist(), pairwise(starts.tolist()), strict=True)
         ]
+
+
+def chosen_categories(annotations: PackedAnnotations, names: Sequence[str] | None) -> list[dict[str, Any]]:
+    """The category records of some names, in ascending order of ids; of all for None.
+
+    Raises:
+        UserError: the file has no category of a name.
+    """
+    records = annotations.category_records
+    if names is None:
+        return records
+    known = {record["name"] for record in records}
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(known)[:5])} …"
+            raise UserError(f"Annotation file {annotations.source} has no category {name!r}; {hint}")
+    wanted = set(names)
+    return [record for record in records if record["name"] in wanted]
 
 
 def _compressed(segmentation: list | dict[str, Any]) -> list | dict[str, Any]:
@@ -198,4 +243,6 @@ def image_ids_by_path(annotation_file: str | Path) -> dict[str, int]:
     Raises:
         UserError: the file is missing or broken.
     """
-    return {relative_path(image): image["id"] for image in read_annotation_file(annotation_file)["images"]}
+    annotations = open_annotations(annotation_file)
+    images = (annotations.records(index)[0] for index in range(len(annotations)))
+    return {relative_path(image): image["id"] for image in images}

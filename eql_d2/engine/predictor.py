@@ -15,7 +15,8 @@ from detectron2.utils.file_io import PathManager
 
 import eql_d2.modeling  # noqa: F401  (registers the ROI heads)
 from eql_d2.config import get_eql_d2_config
-from eql_d2.data.datasets import register_custom_datasets
+from eql_d2.data.custom_datasets import register_custom_datasets
+from eql_d2.engine.auto_values import resolve_auto_values
 from eql_d2.engine.description import class_records, read_description, register_classes
 from eql_d2.engine.setup import check_device, import_modules, load_config, parse_config
 from eql_d2.engine.trainer import LongTailTrainer
@@ -82,11 +83,13 @@ class Predictor:
         """
         if records is None:
             register_custom_datasets(self.cfg)
+            resolve_auto_values(self.cfg)
             return class_records(self.cfg)["categories"]
         if records["num_images"] is not None:
             name = f"classes of {self.cfg.MODEL.WEIGHTS}"
             register_classes(name, records)
             self.cfg.DATASETS.TRAIN, self.cfg.MODEL.LONG_TAIL.CATEGORY_COUNTS = (name,), ""
+            resolve_auto_values(self.cfg)
         return records["categories"]
 
     @torch.no_grad()

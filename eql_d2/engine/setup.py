@@ -20,11 +20,14 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from eql_d2.config import get_eql_d2_config
-from eql_d2.data.datasets import register_custom_datasets, set_class_metadata
-from eql_d2.data.lvis_format import check_files_exist
+from eql_d2.data.custom_datasets import register_custom_datasets
+from eql_d2.data.datasets import check_dataset, set_class_metadata
+from eql_d2.engine.auto_values import auto_allowed, resolve_auto_values
 from eql_d2.engine.checkpoint import check_run_folder
 from eql_d2.errors import UserError
 from eql_d2.modeling.test_time_augmentation import check_augmentation
+
+logger = logging.getLogger(__name__)
 
 
 def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode:
@@ -41,9 +44,11 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
     if config_file and not Path(config_file).is_file():
         raise UserError(f"Config file {config_file} does not exist.")
     with _mistakes_told(cfg, f"Config file {config_file}"):
-        if config_file:
-            cfg.merge_from_file(config_file)
-        cfg.merge_from_list(overrides or [])
+        with auto_allowed(cfg):
+            if config_file:
+                cfg.merge_from_file(config_file)
+        with auto_allowed(cfg):
+            cfg.merge_from_list(overrides or [])
     return cfg
 
 
@@ -102,7 +107,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """Prepare this process: config, datasets, seed, threads, output folder, logging.
 
     Args:
-        args: arguments of Detectron2's ``default_argument_parser``.
+        args: arguments of Detectron2's ``default_argument_parser``, and ``ignore`` for ``DATASETS.IGNORE_DEFECTS``.
 
     Returns:
         The frozen config.
@@ -111,8 +116,11 @@ def setup(args: argparse.Namespace) -> CfgNode:
         UserError: something in the config does not fit; the sentence names the key.
     """
     cfg = load_config(args.config_file, args.opts)
+    if getattr(args, "ignore", False):
+        cfg.DATASETS.IGNORE_DEFECTS = True
     import_modules(cfg.ENGINE.IMPORT)
     register_custom_datasets(cfg)
+    resolved = resolve_auto_values(cfg)
     check_device(cfg)
     if cfg.TEST.AUG.ENABLED:
         check_augmentation(cfg)
@@ -134,6 +142,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     except OSError as error:
         raise UserError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be written ({error.strerror}); set another.") from None
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="eql_d2")
+    for sentence in resolved:
+        logger.info(sentence)
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_not_user_error)
     return cfg
 
@@ -169,9 +179,9 @@ def _check_datasets(cfg: CfgNode, eval_only: bool) -> None:
             )
         if classes != MetadataCatalog.get(names[0]).get("thing_classes"):
             raise UserError(f"Datasets {names[0]} and {name} have different classes; use them in different runs.")
-        if metadata.get("evaluator_type") == "lvis" and (name in cfg.DATASETS.TEST or not eval_only):
-            # A missing test set should not wait for the end of days of training.
-            check_files_exist(metadata.json_file, metadata.image_root)
+        if name in cfg.DATASETS.TEST or not eval_only:
+            # What is wrong with a test set should not wait for the end of days of training.
+            check_dataset(name, cfg.DATASETS.IGNORE_DEFECTS, evaluated=name in cfg.DATASETS.TEST)
 
 
 def check_device(cfg: CfgNode) -> None:

@@ -19,6 +19,7 @@ from detectron2.engine.hooks import EvalHook
 from detectron2.utils import comm
 from torch import nn
 
+from eql_d2.data.categories import CategoryCounts, category_counts
 from eql_d2.data.loader import TrainLoader, build_test_loader, build_train_loader
 from eql_d2.data.seeding import derived_seed
 from eql_d2.engine.checkpoint import AtomicCheckpointer, check_run_folder
@@ -102,6 +103,7 @@ class LongTailTrainer(DefaultTrainer):
             max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
             engine=cfg.TEST.LVIS_ENGINE,
             fixed_ap=cfg.TEST.FIXED_AP,
+            counts=training_counts(cfg),
         )
 
     @classmethod
@@ -217,6 +219,15 @@ class SeedEachStep(HookBase):
     def before_step(self) -> None:
         """Seed from the run's seed, the iteration and the process."""
         torch.manual_seed(derived_seed(self.trainer.seed, self.trainer.iter, comm.get_rank()))
+
+
+def training_counts(cfg: CfgNode) -> CategoryCounts | None:
+    """The category counts of the training data; None where they are not there, as in an evaluation elsewhere."""
+    try:
+        return category_counts(cfg)
+    except UserError as error:
+        logger.warning("The groups rare, common and frequent are those of the test set's file: %s", error)
+        return None
 
 
 def wrap_for_processes(model: nn.Module) -> nn.Module:

@@ -8,11 +8,11 @@ from typing import Any
 
 import orjson
 
+from eql_d2.data.annotation_rules import FEDERATED_KEYS
 from eql_d2.errors import UserError
 
 Records = list[dict[str, Any]]
 
-FEDERATED_KEYS = ("neg_category_ids", "not_exhaustive_category_ids")
 # What an evaluation reads of an annotation. LVIS's rules know "ignore" and no crowds, COCO's know crowds only.
 ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area", "segmentation", "ignore", "iscrowd")
 
@@ -24,7 +24,7 @@ class GroundTruth:
     LVIS's val set take over a gigabyte.
 
     Args:
-        content: the parsed file; its list of annotations is emptied on the way.
+        content: the parsed file; a list of annotations is emptied on the way, other sized iterables are read once.
         source: name of the file, for messages.
         rules: "lvis" (federated: an image is labelled for the classes annotated in it and those in its
             ``neg_category_ids``) or "coco" (exhaustive: a class not annotated in an image is not there; crowds
@@ -43,10 +43,11 @@ class GroundTruth:
         self._category_records = _by_id(content["categories"], "category", self.source)
         self.categories = [self._category(record) for _, record in sorted(self._category_records.items())]
         image_records = _by_id(content["images"], "image", self.source)
-        self._has_annotations = bool(content.get("annotations"))
+        annotations = content.pop("annotations", [])
+        self._has_annotations = len(annotations) > 0
         keys = ("id", "height", "width", *(FEDERATED_KEYS if rules == "lvis" and self._has_annotations else ()))
         self.images = {image_id: self._image(record, keys) for image_id, record in image_records.items()}
-        self._packed = self._pack(content.pop("annotations", []))
+        self._packed = self._pack(annotations)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -124,7 +125,7 @@ class GroundTruth:
             raise UserError(f"{self.source}: image {record['id']} has no {' and no '.join(missing)}.")
         return {key: record[key] for key in keys}
 
-    def _pack(self, annotations: Records) -> dict[int, bytes]:
+    def _pack(self, annotations: Iterable[dict[str, Any]]) -> dict[int, bytes]:
         of_image = defaultdict(list)
         seen: set[int] = set()
         for number, annotation in enumerate(annotations):
@@ -136,7 +137,8 @@ class GroundTruth:
             of_image[annotation["image_id"]].append(
                 {key: annotation[key] for key in ANNOTATION_KEYS if key in annotation}
             )
-        annotations.clear()
+        if isinstance(annotations, list):
+            annotations.clear()
         # Popped one by one, so that objects go as bytes come.
         return {image_id: orjson.dumps(of_image.pop(image_id)) for image_id in list(of_image)}
 

@@ -1,4 +1,4 @@
-"""LVIS metrics as a Detectron2 evaluator, for any dataset in the LVIS format."""
+"""LVIS metrics as a Detectron2 evaluator, for any dataset in the LVIS or COCO format."""
 
 import logging
 from collections import OrderedDict
@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.data import MetadataCatalog
+from detectron2.data import Metadata, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 
-from eql_d2.data.lvis_format import read_annotation_file
+from eql_d2.data.annotation_cache import open_annotations
+from eql_d2.data.categories import CategoryCounts
+from eql_d2.data.datasets import ignores_defects
+from eql_d2.data.lvis_format import annotation_content, check_annotations
 from eql_d2.errors import UserError
 from eql_d2.evaluation.evaluation import LVIS_MAX_DETECTIONS, Evaluation, engine_by_name, write_class_ap
 from eql_d2.evaluation.ground_truth import GroundTruth
@@ -29,13 +32,16 @@ class LVISEvaluator(DatasetEvaluator):
     folder that they share for the results of all to be saved; the metrics do not depend on it.
 
     Args:
-        dataset_name: registered dataset whose metadata has ``json_file`` in the LVIS format.
+        dataset_name: registered dataset whose metadata has ``json_file`` in the LVIS format, or in COCO's with
+            ``federated`` False, which is evaluated by COCO's rules.
         tasks: "bbox" and/or "segm"; None infers them from the first predictions.
         distributed: gather from all processes; False evaluates what this process saw.
         output_dir: folder for ``lvis_instances_results.json`` and per-class AP as CSV; None writes nothing.
         max_dets_per_image: detections of an image that count, at most LVIS's 300; None or -1 is 300.
         engine: key of :data:`eql_d2.evaluation.evaluation.ENGINES` for LVIS's rules.
         fixed_ap: also compute AP-fixed, and save all detections.
+        counts: of the training data, from which the groups rare, common and frequent follow; None takes them from the
+            annotation file.
 
     Raises:
         UserError: the annotation file is missing or broken, or the engine is unknown.
@@ -51,12 +57,15 @@ class LVISEvaluator(DatasetEvaluator):
         max_dets_per_image: int | None = None,
         engine: str = "hotcoco",
         fixed_ap: bool = False,
+        counts: CategoryCounts | None = None,
     ) -> None:
-        engine_by_name(engine, "lvis")
         metadata = MetadataCatalog.get(dataset_name)
         if metadata.get("prepare"):
             metadata.prepare()
-        self._ground_truth = GroundTruth(read_annotation_file(metadata.json_file), metadata.json_file)
+        self._ground_truth = _ground_truth(metadata, counts, ignores_defects(dataset_name))
+        if engine == "lvis" and self._ground_truth.rules == "coco":
+            engine = "pycocotools"  # the official one by these rules
+        engine_by_name(engine, self._ground_truth.rules)
         self._category_ids = self._ground_truth.category_ids
         self._tasks = tuple(tasks) if tasks else None
         self._distributed = distributed
@@ -143,3 +152,17 @@ class LVISEvaluator(DatasetEvaluator):
             self._tasks = next((tasks for tasks in comm.all_gather(self._tasks) if tasks), None)
         if self._tasks and not self._evaluation:
             self._evaluation = self._start()
+
+
+def _ground_truth(metadata: Metadata, counts: CategoryCounts | None, ignore_defects: bool) -> GroundTruth:
+    """The ground truth of a registered dataset, read from its cache, with the groups of some counts."""
+    federated = metadata.get("federated", True)
+    annotations = open_annotations(metadata.json_file)
+    check_annotations(annotations, federated, ignore_defects)
+    content = annotation_content(annotations, metadata.get("categories"))
+    rules = "lvis" if federated else "coco"
+    ground_truth = GroundTruth(content, metadata.json_file, rules)
+    if counts is not None and counts.names == tuple(category["name"] for category in ground_truth.categories):
+        ids = ground_truth.category_ids  # its own: those of the training file may be others
+        ground_truth.set_frequencies(dict(zip(ids, counts.frequency_groups, strict=True)), "the training data")
+    return ground_truth

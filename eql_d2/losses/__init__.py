@@ -1,6 +1,6 @@
 """Classification losses for long-tailed data, in plain PyTorch."""
 
-from eql_d2.losses.balanced_group_softmax import BalancedGroupSoftmax
+from eql_d2.losses.balanced_group_softmax import BalancedGroupSoftmax, quantile_bin_edges
 from eql_d2.losses.base import ClassificationLoss
 from eql_d2.losses.cross_entropy import SigmoidCrossEntropy, SoftmaxCrossEntropy
 from eql_d2.losses.drop_loss import DropLoss
@@ -27,5 +27,6 @@ __all__ = [
     "SoftmaxCrossEntropy",
     "SoftmaxEqualizationLoss",
     "lambda_for_tail_ratio",
+    "quantile_bin_edges",
     "tail_ratio",
 ]

@@ -11,12 +11,12 @@ import subprocess
 import sys
 import time
 
+import orjson
 import pytest
 
 from eql_d2.data import annotation_cache
 from eql_d2.data.annotation_cache import open_annotations
 from eql_d2.data.annotation_packing import PREAMBLE
-from eql_d2.data.lvis_format import read_annotation_file
 from eql_d2.errors import UserError
 from tests.conftest import ROOT
 
@@ -118,7 +118,7 @@ def test_records_are_those_of_the_file(path, cache, fresh):
 
 def test_a_real_file(shared_data, fresh):
     path = shared_data / "lvis_v0.5_val_100.json"
-    assert all_records(fresh(path)) == records_by_image(read_annotation_file(path))
+    assert all_records(fresh(path)) == records_by_image(orjson.loads(path.read_bytes()))
 
 
 def test_the_cache_is_made_once_and_is_as_private_as_the_file(path, cache, fresh):
@@ -174,7 +174,7 @@ def test_who_reads_keeps_the_old_annotations(path, caplog):
     open_annotations(path)
     assert not caplog.records
     write_json(path, old)
-    read_annotation_file(path)
+    open_annotations(path)
     assert "changed; what was read before" in caplog.text
 
 

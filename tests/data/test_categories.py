@@ -18,20 +18,25 @@ serial = itertools.count()
 
 @pytest.fixture
 def add_dataset(tmp_path):
-    """Registers a dataset whose images hold the given categories (a list of ids an image), and gives its name."""
+    """Registers a dataset whose images hold the given categories (a list of ids an image, negative of a crowd), and
+    gives its name."""
 
-    def add(images, categories=((30, "bee"), (2, "ant"), (500, "cow")), **metadata):
+    def add(images, categories=((30, "bee"), (2, "ant"), (500, "cow")), kept=None, **metadata):
         number = next(serial)  # counts are kept by path
+        image = {"width": 60, "height": 40, "file_name": "a.jpg", "neg_category_ids": []}
+        image["not_exhaustive_category_ids"] = []
         content = {
-            "images": [
-                {"id": 11 * i, "neg_category_ids": [], "not_exhaustive_category_ids": []} for i in range(len(images))
+            "images": [{"id": 11 * i, **image} for i in range(len(images))],
+            "annotations": [
+                {"image_id": 11 * i, "category_id": abs(c), "bbox": [0, 0, 9, 9], "iscrowd": int(c < 0)}
+                for i, ids in enumerate(images)
+                for c in ids
             ],
-            "annotations": [{"image_id": 11 * i, "category_id": c} for i, ids in enumerate(images) for c in ids],
             "categories": [{"id": i, "name": name} for i, name in categories],
         }
         path = tmp_path / f"{number}.json"
         path.write_bytes(orjson.dumps(content))
-        register_lvis_format(f"counted_{number}", path, tmp_path, **metadata)
+        register_lvis_format(f"counted_{number}", path, tmp_path, categories=kept, **metadata)
         return f"counted_{number}"
 
     return add
@@ -54,6 +59,30 @@ def test_by_hand(add_dataset):
     assert counts.image_frequencies.dtype == torch.float64
     assert counts.frequency_groups == ("r", "r", "r")
     assert counts.num_classes == 3
+
+
+def test_crowds_do_not_count(add_dataset):
+    counts = dataset_counts((add_dataset([[2, -2], [-500], [-30, -30, 2]]),))
+    assert counts.image_counts == (2, 0, 0)
+    assert counts.instance_counts == (2, 0, 0)
+    assert counts.num_images == 2
+
+
+def test_a_subset_of_the_classes(add_dataset):
+    name = add_dataset([[2, 2, 500], [30, 30], [-500, 30], [500, 500, 500]], kept=("cow", "ant"))
+    counts = dataset_counts((name,))
+    assert (counts.names, counts.category_ids) == (("ant", "cow"), (2, 500))
+    assert counts.image_counts == (1, 2)
+    assert counts.instance_counts == (2, 4)
+    assert counts.num_images == 2  # the others hold nothing of these classes
+
+
+def test_a_dataset_twice_counts_twice(add_dataset):
+    name = add_dataset([[2, 2, 500], [2]])
+    once, twice = dataset_counts((name,)), dataset_counts((name, name))
+    assert twice.image_counts == (4, 0, 2)
+    assert twice.num_images == 4
+    assert twice.image_frequencies.equal(once.image_frequencies)
 
 
 def assert_brute_force(path):

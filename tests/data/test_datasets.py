@@ -10,7 +10,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin import _PREDEFINED_SPLITS_LVIS
 from detectron2.data.datasets.lvis import get_lvis_instances_meta
 
-from eql_d2.data.datasets import datasets_root, register_custom_datasets, register_lvis_format, set_class_metadata
+from eql_d2.data.custom_datasets import register_custom_datasets
+from eql_d2.data.datasets import datasets_root, register_lvis_format, set_class_metadata
 from eql_d2.errors import UserError
 from tests.conftest import ROOT
 

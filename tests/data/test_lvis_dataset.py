@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from benchmarks.loading import make_annotation_file
 from eql_d2.data import loader as loader_module
 from eql_d2.data.loader import build_test_loader, build_train_loader
-from eql_d2.data.lvis_format import LVISDataset, load_lvis_format, read_annotation_file
+from eql_d2.data.lvis_format import LVISDataset, load_lvis_format
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def as_detectron2(path, image_root):
     pytest.importorskip("lvis")
     from detectron2.data.datasets.lvis import load_lvis_json
 
-    ids = sorted(category["id"] for category in read_annotation_file(path)["categories"])
+    ids = sorted(category["id"] for category in orjson.loads(path.read_bytes())["categories"])
     assert ids == list(range(1, len(ids) + 1))  # else Detectron2's categories are not contiguous
     records = load_lvis_json(str(path), f"{image_root}/")
     for record in records:
@@ -221,7 +221,7 @@ def test_the_test_loader_does_not_unpack_the_dataset(tiny_cfg, as_list):
 @pytest.mark.parametrize("compressed", [True, False])
 def test_masks_as_rle_train_like_polygons(tiny_set, tiny_cfg, tmp_path, compressed):
     """The same masks as polygons and as RLE give the same bit masks."""
-    content = read_annotation_file(tiny_set / "train.json")
+    content = orjson.loads((tiny_set / "train.json").read_bytes())
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
     for annotation in content["annotations"]:
         height, width = sizes[annotation["image_id"]]

@@ -7,7 +7,8 @@ import pytest
 import torch
 from detectron2.utils import comm
 
-from eql_d2.data.datasets import register_custom_datasets, set_class_metadata
+from eql_d2.data.custom_datasets import register_custom_datasets
+from eql_d2.data.datasets import set_class_metadata
 from eql_d2.engine import launch
 from eql_d2.errors import UserError
 from tests.engine.test_resume import Stopped, train

@@ -9,7 +9,8 @@ import pytest
 import torch
 from detectron2.utils import comm
 
-from eql_d2.data.datasets import register_custom_datasets, register_lvis_format
+from eql_d2.data.custom_datasets import register_custom_datasets
+from eql_d2.data.datasets import register_lvis_format
 from eql_d2.engine import launch
 from eql_d2.errors import UserError
 from eql_d2.evaluation import LVISEvaluator
@@ -103,7 +104,8 @@ def by_hand(tmp_path):
 
     def run(detections, engine="hotcoco", image_one=None, **options):
         images = [
-            {"id": i, "height": 100, "width": 100, "neg_category_ids": [], "not_exhaustive_category_ids": []}
+            {"id": i, "file_name": f"{i}.jpg", "height": 100, "width": 100, "neg_category_ids": []}
+            | {"not_exhaustive_category_ids": []}
             for i in (1, 2)
         ]
         images[0] |= image_one or {}

@@ -1,0 +1,219 @@
+"""The page about a checked dataset: one HTML file that needs no server and nothing from elsewhere."""
+
+import html
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import eql_d2
+from eql_d2.analysis.dataset_numbers import by_frequency, instance_bins, tail_rows
+from eql_d2.analysis.dataset_pictures import long_tail_picture, tail_ratio_picture
+from eql_d2.analysis.page_style import PAGE_STYLE
+from eql_d2.data.categories import CategoryCounts
+from eql_d2.data.dataset_checks.doctor import CheckedSet, DatasetCheck
+
+_SHOWN = 15
+
+
+def dataset_page(check: DatasetCheck, bin_edges: Sequence[int] = (10, 100, 1000)) -> str:
+    """The page of a check, as HTML.
+
+    Args:
+        check: what :func:`eql_d2.data.dataset_checks.doctor.examine_dataset` found.
+        bin_edges: numbers of instances that part the classes into BAGS's bins.
+    """
+    train = check.sets[0]
+    name = html.escape(train.annotation_file.name)
+    parts = [f"<h1>{name}</h1>", _verdict(check), _scope(check), "<h2>Findings</h2>", _findings(check)]
+    readable = [part for part in check.sets if part.counts is not None]
+    if readable:
+        parts += ["<h2>Numbers</h2>", _numbers(readable)]
+    if train.counts is not None and sum(train.counts.image_counts):
+        parts += [_long_tail(train.counts), _bins(train.counts, bin_edges), _extremes(train.counts)]
+    for part in readable:
+        parts.append(_empty_classes(part))
+    made = f"eql_d2 {eql_d2.__version__}, tools/check_dataset.py, {datetime.now():%Y-%m-%d %H:%M}"
+    parts.append(f'<p class="soft">{made}</p>')
+    head = (
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{name}: dataset check</title><style>{PAGE_STYLE}</style></head>"
+    )
+    return f"{head}\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
+
+
+def verdict(check: DatasetCheck) -> str:
+    """What the check comes to, in one line."""
+    levels = Counter(finding.level for _, finding in check.findings)
+    defects, remarks = levels["defect"], levels["remark"]
+    text = f"{defects} {'kind' if defects == 1 else 'kinds'} of defect" if defects else "No defect"
+    return text + (f", {remarks} {'remark' if remarks == 1 else 'remarks'}." if remarks else ".")
+
+
+def scope(check: DatasetCheck) -> list[str]:
+    """What was looked at, a sentence a set."""
+    sentences = []
+    for part in check.sets:
+        if part.image_root is None:
+            how = "annotations only; name the image folder to have the images checked, too"
+        elif check.decoded:
+            how = f"annotations, and every image in {os.path.abspath(part.image_root)} was decoded"
+        else:
+            how = f"annotations, and whether the images are in {os.path.abspath(part.image_root)}; none was decoded"
+        sentences.append(f"{part.name}: {os.path.abspath(part.annotation_file)}: {how}.")
+    return sentences
+
+
+def _verdict(check: DatasetCheck) -> str:
+    levels = [finding.level for _, finding in check.findings]
+    worst = next((level for level in ("defect", "remark") if level in levels), "")
+    return f'<p class="verdict {worst}">{verdict(check)}</p>'
+
+
+def _scope(check: DatasetCheck) -> str:
+    return "".join(f'<p class="soft">{html.escape(sentence)}</p>' for sentence in scope(check))
+
+
+def _table(
+    headers: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Sequence[int] = (), texts: Sequence[int] = ()
+) -> str:
+    """A table; cells are HTML already, columns of ``numbers`` are set flush right, those of ``texts`` may be long."""
+    classes = ["number" if i in numbers else "text" if i in texts else "" for i in range(len(headers))]
+
+    def row(tag: str, cells: Sequence[Any]) -> str:
+        contents = [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells]
+        filled = (
+            f'<{tag} class="{name}">{text}</{tag}>' if name else f"<{tag}>{text}</{tag}>"
+            for name, text in zip(classes, contents, strict=True)
+        )
+        return f"<tr>{''.join(filled)}</tr>"
+
+    body = "\n".join(row("td", cells) for cells in rows)
+    return f'<div class="wide"><table><thead>{row("th", headers)}</thead><tbody>\n{body}\n</tbody></table></div>'
+
+
+def _findings(check: DatasetCheck) -> str:
+    if not check.findings:
+        return "<p>None.</p>"
+    rows = [
+        (
+            f'<span class="level {finding.level}">{finding.level}</span>',
+            where,
+            html.escape(finding.kind),
+            finding.count,
+            html.escape(finding.sentence),
+        )
+        for where, finding in check.findings
+    ]
+    note = (
+        "<p class='soft'>A defect is to be mended: training refuses to start with the same sentence. What only "
+        "reading all images shows (broken ones, wrong sizes, images in both sets) is not looked for at its start. "
+        "A remark is worth knowing; training goes on.</p>"
+    )
+    table = _table(["", "set", "what", "how often", "the first case"], rows, numbers=[3], texts=[4])
+    return f'{note}<div class="stacked">{table}</div>'
+
+
+def _numbers(sets: Sequence[CheckedSet]) -> str:
+    columns = [_facts_of(part) for part in sets]
+    rows = [[label, *(column[label] for column in columns)] for label in columns[0]]
+    headers = ["", *(part.name for part in sets)] if len(sets) > 1 else ["", ""]
+    note = '<p class="soft">Records with a defect are left out of all numbers.</p>'
+    return _table(headers, rows, numbers=range(1, len(headers))) + note
+
+
+def _facts_of(part: CheckedSet) -> dict[str, Any]:
+    counts, instances = part.counts, sum(part.counts.instance_counts)
+    with_images = [count for count in counts.image_counts if count]
+    groups = Counter(counts.frequency_groups)
+    return {
+        "images": len(part.annotations),
+        "images with annotations": counts.num_images,
+        "annotations": len(part.annotations.categories),
+        "instances": instances,
+        "regions to ignore (crowds)": int(part.annotations.regions.sum()),
+        "instances an annotated image": f"{instances / max(counts.num_images, 1):.1f}",
+        "classes": counts.num_classes,
+        "classes without instances": counts.num_classes - len(with_images),
+        "rare classes (r, at most 10 images, or none)": groups["r"],
+        "common classes (c, 11 to 100 images)": groups["c"],
+        "frequent classes (f, more than 100 images)": groups["f"],
+        "imbalance (images of the most over those of the rarest class)": (
+            f"{max(with_images) / min(with_images):,.0f}" if with_images else "–"
+        ),
+    }
+
+
+def _long_tail(counts: CategoryCounts) -> str:
+    rows = [
+        (f"{row.lambda_:.3g}", html.escape(row.origin), row.classes, f"{row.ratio:.2%}") for row in tail_rows(counts)
+    ]
+    return f"""<h2>Long tail</h2>
+<div class="columns"><figure>{long_tail_picture(counts)}
+<figcaption>Images of each class, the most frequent first. Classes without instances have no place here.</figcaption>
+</figure><figure>{tail_ratio_picture(counts)}
+<figcaption>Tail ratio TR(λ): the share of all class images that belong to classes below λ. Dashed: λ of the
+papers.</figcaption></figure></div>
+<h3>Thresholds for EQL (MODEL.LONG_TAIL.EQL.LAMBDA)</h3>
+{_table(["λ", "from", "classes in the tail", "TR(λ)"], rows, numbers=[0, 2, 3], texts=[1])}
+<p class="soft">Frequencies are shares of the {counts.num_images:,} images that have annotations; a class is in the
+tail if its frequency is below λ.</p>"""
+
+
+def _bins(counts: CategoryCounts, edges: Sequence[int]) -> str:
+    bins = instance_bins(counts, edges)
+    total = max(sum(bin_.instances for bin_ in bins), 1)
+    rows = [
+        (
+            bin_.label,
+            bin_.classes,
+            _bar(bin_.classes / counts.num_classes),
+            bin_.instances,
+            _bar(bin_.instances / total),
+        )
+        for bin_ in bins
+    ]
+    headers = ["instances of a class", "classes", "", "instances", ""]
+    return f"""<h2>Bins of BAGS (MODEL.LONG_TAIL.BAGS.BIN_EDGES = {tuple(edges)})</h2>
+{_table(headers, rows, numbers=[1, 3])}"""
+
+
+def _bar(share: float) -> str:
+    return f'<span class="bar" title="{share:.1%}"><span style="width:{100 * share:.1f}%"></span></span>'
+
+
+def _extremes(counts: CategoryCounts) -> str:
+    order = by_frequency(counts)
+    return f"""<div class="columns"><section><h2>Most frequent classes</h2>
+{_classes(counts, order[:_SHOWN])}</section><section><h2>Rarest classes that have instances</h2>
+{_classes(counts, order[::-1][:_SHOWN])}</section></div>"""
+
+
+def _classes(counts: CategoryCounts, indices: Sequence[int]) -> str:
+    rows = [
+        (
+            html.escape(counts.names[index]),
+            str(counts.category_ids[index]),
+            f'<span class="group-{(letter := counts.frequency_groups[index])}">{letter}</span>',
+            counts.image_counts[index],
+            counts.instance_counts[index],
+        )
+        for index in indices
+    ]
+    return _table(["class", "id", "group", "images", "instances"], rows, numbers=[1, 3, 4])
+
+
+def _empty_classes(part: CheckedSet) -> str:
+    counts = part.counts
+    names = [
+        f"{html.escape(name)} ({category_id})"
+        for name, category_id, instances in zip(counts.names, counts.category_ids, counts.instance_counts, strict=True)
+        if not instances
+    ]
+    if not names:
+        return ""
+    summary = f"{len(names)} {'class' if len(names) == 1 else 'classes'}"
+    return f"""<h2>Classes without instances in {html.escape(part.annotation_file.name)}</h2>
+<details><summary>{summary}, with their ids</summary><p>{", ".join(names)}</p></details>"""

@@ -1,0 +1,68 @@
+"""The user's own datasets, as a config describes them."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode
+
+from eql_d2.data.datasets import register_lvis_format
+from eql_d2.errors import UserError
+
+# Keys of an entry of DATASETS.CUSTOM_FILE that are paths, relative to the file.
+PATH_KEYS = ("annotations", "images")
+
+
+def register_custom_datasets(cfg: CfgNode) -> None:
+    """Register the datasets that a config describes, under ``DATASETS.CUSTOM`` and in ``DATASETS.CUSTOM_FILE``.
+
+    Raises:
+        UserError: the file is broken, or an entry lacks a key or has an unknown one.
+    """
+    for entry in cfg.DATASETS.CUSTOM:
+        _register_entry(entry, "DATASETS.CUSTOM")
+    if cfg.DATASETS.CUSTOM_FILE:
+        path = Path(cfg.DATASETS.CUSTOM_FILE)
+        for entry in _entries_of_file(path):
+            _register_entry(entry, f"DATASETS.CUSTOM_FILE {path}")
+
+
+def _entries_of_file(path: Path) -> list[dict[str, Any]]:
+    """The entries of a YAML file, their paths made relative to the current folder instead of the file's."""
+    try:
+        entries = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"DATASETS.CUSTOM_FILE {path} cannot be read ({error.strerror}).") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"DATASETS.CUSTOM_FILE {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(entries, list):
+        raise UserError(
+            f"DATASETS.CUSTOM_FILE {path} must hold a list of datasets, each with name, annotations, images."
+        )
+    return [
+        {key: str(path.parent / value) if key in PATH_KEYS else value for key, value in entry.items()}
+        if isinstance(entry, dict)
+        else entry
+        for entry in entries
+    ]
+
+
+def _register_entry(entry: Any, source: str) -> None:
+    required, optional = {"name", "annotations", "images"}, {"format", "categories"}
+    if not isinstance(entry, dict) or not required <= set(entry) <= required | optional:
+        raise UserError(
+            f"{source} has the entry {entry}; it needs the keys {', '.join(sorted(required))}, and may have "
+            f"{', '.join(sorted(optional))}."
+        )
+    annotation_format = entry.get("format", "lvis")
+    if annotation_format not in ("lvis", "coco"):
+        raise UserError(
+            f"{source}: dataset {entry['name']!r} has the format {annotation_format!r}; it must be lvis or coco."
+        )
+    register_lvis_format(
+        entry["name"],
+        entry["annotations"],
+        entry["images"],
+        categories=entry.get("categories"),
+        federated=annotation_format == "lvis",
+    )
