@@ -83,7 +83,10 @@ class TightBoxesMapper:
         sample = self._mapper(dataset_dict)
         instances = sample.get("instances")
         if instances is not None and instances.has("gt_masks"):
-            instances.gt_boxes = visible_boxes(instances.gt_masks, instances.image_size)
+            boxes = visible_boxes(instances.gt_masks, instances.image_size)
+            if instances.has("gt_has_mask"):  # the masks of the others only stand in
+                boxes.tensor[~instances.gt_has_mask] = instances.gt_boxes.tensor[~instances.gt_has_mask]
+            instances.gt_boxes = boxes
             sample["instances"] = instances[instances.gt_boxes.nonempty(threshold=1e-5)]
         return sample
 

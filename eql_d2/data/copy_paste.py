@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from torch import Tensor
 
+from eql_d2.data.build_sampler import fitting_counts
+from eql_d2.data.image_classes import ImageClasses
+from eql_d2.data.samplers import category_repeat_factors
 from eql_d2.errors import UserError
 
 Sample = dict[str, Any]
@@ -66,16 +68,16 @@ class CopyPaste:
         return int(np.searchsorted(self._cumulative, place, side="right"))
 
 
-def build_copy_paste(cfg: CfgNode, make_sample: Callable[[int], Sample], summaries: list[Sample]) -> CopyPaste:
+def build_copy_paste(cfg: CfgNode, make_sample: Callable[[int], Sample], classes: ImageClasses) -> CopyPaste:
     """Copy–paste as the config says (``INPUT.COPY_PASTE``).
 
     Args:
         cfg: full config.
         make_sample: maps an index to a mapped image.
-        summaries: what samplers read of each image, e.g. :meth:`LVISDataset.summaries`.
+        classes: the classes of the images.
 
     Raises:
-        UserError: the config leaves no masks to paste.
+        UserError: the config leaves no masks to paste, or a key is out of its range.
     """
     if not cfg.MODEL.MASK_ON:
         raise UserError(
@@ -84,8 +86,12 @@ def build_copy_paste(cfg: CfgNode, make_sample: Callable[[int], Sample], summari
     if cfg.MODEL.KEYPOINT_ON:
         raise UserError("INPUT.COPY_PASTE.ENABLED is True, but pastes no keypoints; set MODEL.KEYPOINT_ON to False.")
     options = cfg.INPUT.COPY_PASTE
-    # A threshold of 0 gives every image the factor 1.
-    weights = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(summaries, options.REPEAT_THRESHOLD)
+    if options.REPEAT_THRESHOLD < 0:
+        raise UserError(f"INPUT.COPY_PASTE.REPEAT_THRESHOLD is {options.REPEAT_THRESHOLD}; set it to 0 or a share.")
+    weights = torch.ones(classes.num_images)
+    if options.REPEAT_THRESHOLD:
+        frequencies = fitting_counts(cfg, classes).image_frequencies
+        weights = classes.largest(category_repeat_factors(frequencies, options.REPEAT_THRESHOLD))
     return CopyPaste(make_sample, weights, hidden_area=options.HIDDEN_AREA, hidden_shift=options.HIDDEN_SHIFT)
 
 

@@ -10,7 +10,7 @@ from eql_d2.data.datasets import register_lvis_format
 from eql_d2.errors import UserError
 
 # Keys of an entry of DATASETS.CUSTOM_FILE that are paths, relative to the file.
-PATH_KEYS = ("annotations", "images")
+PATH_KEYS = ("annotations", "images", "ignore_regions")
 
 
 def register_custom_datasets(cfg: CfgNode) -> None:
@@ -48,7 +48,7 @@ def _entries_of_file(path: Path) -> list[dict[str, Any]]:
 
 
 def _register_entry(entry: Any, source: str) -> None:
-    required, optional = {"name", "annotations", "images"}, {"format", "categories"}
+    required, optional = {"name", "annotations", "images"}, {"format", "categories", "ignore_regions"}
     if not isinstance(entry, dict) or not required <= set(entry) <= required | optional:
         raise UserError(
             f"{source} has the entry {entry}; it needs the keys {', '.join(sorted(required))}, and may have "
@@ -65,4 +65,5 @@ def _register_entry(entry: Any, source: str) -> None:
         entry["images"],
         categories=entry.get("categories"),
         federated=annotation_format == "lvis",
+        ignore_regions=entry.get("ignore_regions"),
     )

@@ -15,6 +15,7 @@ from eql_d2.data.dataset_checks.image_files import missing_images
 from eql_d2.data.emoji_lvis import PRESETS, generate_emoji_lvis
 from eql_d2.data.emoji_lvis.long_tail import METADATA_DIR
 from eql_d2.data.findings import defects_error
+from eql_d2.data.ignore_regions import WithIgnoreRegions, with_ignore_regions
 from eql_d2.data.lvis_format import LVISDataset, check_annotations, check_files_exist, load_lvis_format
 from eql_d2.errors import UserError
 
@@ -52,6 +53,7 @@ def register_lvis_format(
     prepare: Callable[[], Any] | None = None,
     categories: Sequence[str] | None = None,
     federated: bool = True,
+    ignore_regions: str | Path | None = None,
     **metadata: Any,
 ) -> None:
     """Register a dataset in the LVIS or COCO format; a registration of the same name is replaced.
@@ -63,19 +65,21 @@ def register_lvis_format(
         prepare: called before the first reading, e.g. to generate the files.
         categories: names of the classes to keep; None keeps all.
         federated: False of COCO's format, in which every image is labelled for all classes.
+        ignore_regions: a second annotation file of the same images (see :func:`with_ignore_regions`).
         metadata: further metadata, e.g. ``category_counts_file``.
     """
 
-    def load() -> LVISDataset:
+    def load() -> LVISDataset | WithIgnoreRegions:
         if prepare is not None:
             prepare()
-        return load_lvis_format(
+        dataset = load_lvis_format(
             annotation_file,
             image_root,
             categories=categories,
             federated=federated,
             ignore_defects=ignores_defects(name),
         )
+        return with_ignore_regions(dataset, ignore_regions) if ignore_regions else dataset
 
     for catalog in (DatasetCatalog, MetadataCatalog):
         if name in catalog.list():
@@ -89,6 +93,7 @@ def register_lvis_format(
         prepare=prepare,
         categories=categories,
         federated=federated,
+        ignore_regions=ignore_regions,
         **metadata,
     )
 
@@ -116,6 +121,8 @@ def check_dataset(name: str, ignore_defects: bool = False, evaluated: bool = Fal
     if metadata.get("evaluator_type") != "lvis":
         return
     check_files_exist(metadata.json_file, metadata.image_root)
+    if metadata.get("ignore_regions"):
+        open_annotations(metadata.ignore_regions)
     annotations = open_annotations(metadata.json_file)
     check_annotations(annotations, metadata.federated, ignore_defects)
     missing = missing_images(annotations, metadata.image_root)

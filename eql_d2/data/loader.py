@@ -13,14 +13,17 @@ from detectron2.data import (
     print_instances_class_histogram,
 )
 from detectron2.data.detection_utils import check_metadata_consistency
-from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from eql_d2.data.augmentations import training_augmentations, with_tight_boxes
+from eql_d2.data.build_sampler import build_sampler
 from eql_d2.data.copy_paste import build_copy_paste
+from eql_d2.data.ignore_regions import WithIgnoreRegions
+from eql_d2.data.image_classes import ImageClasses
 from eql_d2.data.lvis_format import LVISDataset
-from eql_d2.data.samplers import ClassAwareTrainingSampler, images_by_class
+from eql_d2.data.mapper import LongTailMapper
+from eql_d2.data.sampler_report import report_classes_shown
 from eql_d2.data.seeding import derived_seed
 from eql_d2.data.training_samples import MappedImages, SeededDataset
 from eql_d2.data.unreadable_images import REPORT_KEY, DatasetDict, NamingMapper, UnreadableImages
@@ -109,10 +112,10 @@ def build_train_loader(cfg: CfgNode, seed: int, mapper: Callable | None = None) 
     """Build the training loader of this process.
 
     Args:
-        cfg: full config; ``DATALOADER.SAMPLER_TRAIN`` is TrainingSampler, RepeatFactorTrainingSampler or
-            ClassAwareTrainingSampler.
+        cfg: full config; ``DATALOADER.SAMPLER_TRAIN`` is a name of :data:`eql_d2.data.build_sampler.BUILDERS` or
+            MixtureTrainingSampler. What it shows of each class goes to the log and to ``OUTPUT_DIR``.
         seed: seed of the run, the same on all processes.
-        mapper: replaces Detectron2's mapper.
+        mapper: replaces :class:`LongTailMapper`.
 
     Raises:
         UserError: the dataset is broken or empty, or a key does not fit.
@@ -125,19 +128,22 @@ def build_train_loader(cfg: CfgNode, seed: int, mapper: Callable | None = None) 
     dicts, summaries = _training_dicts(cfg)
     if not summaries:
         raise UserError(f"DATASETS.TRAIN ({', '.join(cfg.DATASETS.TRAIN)}) has no annotated image.")
-    sampler = _build_sampler(cfg, summaries, seed)
+    classes = ImageClasses(summaries)
+    sampler = build_sampler(cfg, classes, seed)
+    if comm.is_main_process():
+        report_classes_shown(cfg, sampler, classes)
     grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
     groups = [int(grouped and record["width"] > record["height"]) for record in summaries]
     batches = BatchSampler(lambda: iter(sampler), groups, cfg.SOLVER.IMS_PER_BATCH // world_size)
     augmentations = training_augmentations(cfg)
     mapper = mapper or with_tight_boxes(
-        cfg, DatasetMapper(cfg, is_train=True, augmentations=augmentations, recompute_boxes=False)
+        cfg, LongTailMapper(cfg, is_train=True, augmentations=augmentations, recompute_boxes=False)
     )
     images = MappedImages(dicts, mapper)
     unreadable = UnreadableImages(cfg.DATALOADER.MAX_UNREADABLE_IMAGES)
     dataset = SeededDataset(
         images,
-        build_copy_paste(cfg, images, summaries) if cfg.INPUT.COPY_PASTE.ENABLED else images,
+        build_copy_paste(cfg, images, classes) if cfg.INPUT.COPY_PASTE.ENABLED else images,
         groups=groups,
         seed=derived_seed(seed, comm.get_rank()),
         max_unreadable=unreadable.limit,
@@ -148,7 +154,7 @@ def build_train_loader(cfg: CfgNode, seed: int, mapper: Callable | None = None) 
 def _training_dicts(cfg: CfgNode) -> tuple[Sequence[DatasetDict] | Dataset, list[DatasetDict]]:
     """The training images, and what samplers read of each; lazy where the datasets are."""
     parts = [DatasetCatalog.get(name) for name in cfg.DATASETS.TRAIN]
-    if parts and all(isinstance(part, LVISDataset) for part in parts):
+    if parts and all(isinstance(part, (LVISDataset, WithIgnoreRegions)) for part in parts):
         dicts, summaries = ConcatDataset(parts), list(itertools.chain(*(part.summaries() for part in parts)))
     else:
         dicts = summaries = list(itertools.chain(*parts))
@@ -168,23 +174,6 @@ def _report_classes(names: Sequence[str], summaries: list[DatasetDict]) -> None:
         check_metadata_consistency("thing_classes", names)
         instances = list(itertools.chain(*(summary["annotations"] for summary in summaries)))
         print_instances_class_histogram([{"annotations": instances}], class_names)  # as of one image: faster
-
-
-def _build_sampler(cfg: CfgNode, dicts: list[DatasetDict], seed: int) -> Sampler:
-    name = cfg.DATALOADER.SAMPLER_TRAIN
-    if name == "TrainingSampler":
-        return TrainingSampler(len(dicts), seed=seed)
-    if name == "RepeatFactorTrainingSampler":
-        repeat_factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-            dicts, cfg.DATALOADER.REPEAT_THRESHOLD
-        )
-        return RepeatFactorTrainingSampler(repeat_factors, seed=seed)
-    if name == "ClassAwareTrainingSampler":
-        return ClassAwareTrainingSampler(images_by_class(dicts), seed=seed)
-    raise UserError(
-        f"DATALOADER.SAMPLER_TRAIN is {name!r}; it must be TrainingSampler, RepeatFactorTrainingSampler or "
-        "ClassAwareTrainingSampler."
-    )
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:

@@ -149,6 +149,11 @@ class LVISDataset(Sequence):
     def __reduce__(self) -> tuple:
         return LVISDataset, (self._annotations, self._image_root, self._categories)
 
+    @property
+    def packed(self) -> PackedAnnotations:
+        """What the items are made from."""
+        return self._annotations
+
     def __len__(self) -> int:
         return len(self._annotations)
 

@@ -4,7 +4,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetMapper
 from detectron2.structures import BitMasks, BoxMode, PolygonMasks
 from PIL import Image, ImageDraw
 from pycocotools import mask as rle
@@ -12,6 +11,7 @@ from pycocotools import mask as rle
 from eql_d2.config import get_eql_d2_config
 from eql_d2.data.augmentations import training_augmentations, with_tight_boxes
 from eql_d2.data.loader import build_train_loader
+from eql_d2.data.mapper import LongTailMapper
 from eql_d2.data.seeding import seeded_random_state
 from eql_d2.data.visible_boxes import visible_part
 from eql_d2.errors import UserError
@@ -56,7 +56,7 @@ def make_cfg(options=()):
 
 
 def make_mapper(cfg):
-    mapper = DatasetMapper(cfg, augmentations=training_augmentations(cfg), recompute_boxes=False)
+    mapper = LongTailMapper(cfg, augmentations=training_augmentations(cfg), recompute_boxes=False)
     return with_tight_boxes(cfg, mapper)
 
 
@@ -226,6 +226,27 @@ def test_crops_of_images_without_masks(record, options):
         assert ((instances.gt_boxes.tensor >= 0) & (instances.gt_boxes.tensor <= size)).all()
         counts.append(len(instances))
     assert max(counts) > 0
+
+
+@pytest.mark.parametrize("mask_format", ["polygon", "bitmask"])
+def test_crops_of_images_of_which_some_instances_have_masks(record, mask_format):
+    """An instance without a mask keeps the part of its box that is in the image, to fractions of a pixel."""
+    cfg = make_cfg(["INPUT.LSJ.ENABLED", True, "INPUT.LSJ.IMAGE_SIZE", 101, "INPUT.MASK_FORMAT", mask_format])
+    with_masks, mixed, box_only = (record() for _ in range(3))
+    del mixed["annotations"][1]["segmentation"]
+    for annotation in box_only["annotations"]:
+        del annotation["segmentation"]
+    seen = 0
+    for seed in range(10):
+        boxes = []
+        for one in (with_masks, mixed, box_only):
+            with seeded_random_state(seed):
+                instances = make_mapper(cfg)(one)["instances"]
+            boxes.append(dict(zip(instances.gt_classes.tolist(), instances.gt_boxes.tensor.tolist(), strict=True)))
+        seen += 1 in boxes[1]
+        assert all(boxes[1].get(c) == boxes[0].get(c) for c in (0, 2))
+        assert boxes[1].get(1) == boxes[2].get(1)
+    assert seen > 5
 
 
 @pytest.mark.parametrize(

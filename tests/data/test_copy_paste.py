@@ -9,6 +9,8 @@ import torch
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 
 from eql_d2.data.copy_paste import CopyPaste, build_copy_paste, paste
+from eql_d2.data.image_classes import ImageClasses
+from eql_d2.data.image_targets import ImageTargets
 from eql_d2.data.loader import build_train_loader
 from eql_d2.data.seeding import seeded_random_state
 from eql_d2.engine import LongTailTrainer
@@ -154,35 +156,25 @@ def remains(pixels, whole, box):
     return len(pixels) > 12 or moved <= 2
 
 
-class KnowingInstances(Instances):
-    """Instances that know something of their image, as the hook of ``paste`` allows."""
-
-    present = ()
-
-    def __getitem__(self, item):
-        rows = KnowingInstances(self.image_size, **super().__getitem__(item).get_fields())
-        rows._present = self._present
-        return rows
-
-    def with_present_classes(self, classes):
-        rows = self[:]
-        rows._present = self._present + classes.tolist()
-        return rows
-
-
 def test_what_an_image_knows_is_kept():
-    size = (20, 20)
+    """Image-level labels and ignore regions are the target's; what is pasted is known to be there."""
+    size, regions = (20, 20), Boxes(torch.tensor([[0.0, 0, 5, 5]]))
     target = sample_of([rectangle(size, 0, 0, 15, 15)], [0])
-    known = KnowingInstances(size, **target["instances"].get_fields())
-    known._present = [0, 5]
+    known = ImageTargets(
+        size, verified_classes=torch.tensor([0, 5]), ignore_regions=regions, **target["instances"].get_fields()
+    )
     target["instances"] = known
-    source = sample_of([rectangle(size, 0, 0, 10, 10), rectangle(size, 12, 12, 18, 18)], [7, 8])
+    source = sample_of([rectangle(size, 0, 0, 10, 10), rectangle(size, 12, 12, 18, 18)], [7, 5])
+    source["instances"] = ImageTargets(
+        size, verified_classes=torch.tensor([5, 7, 9]), **source["instances"].get_fields()
+    )
     result = paste(target, source, torch.tensor([1, 0]))["instances"]
-    assert isinstance(result, KnowingInstances)
-    assert result._present == [0, 5, 8, 7]
-    assert known._present == [0, 5]
-    assert result.gt_classes.tolist() == [0, 8, 7]
-    assert paste(target, source, torch.tensor([], dtype=torch.int64))["instances"]._present == [0, 5]
+    assert result.verified_classes.tolist() == [0, 5, 7]
+    assert result.ignore_regions is regions
+    assert known.verified_classes.tolist() == [0, 5]
+    assert result.gt_classes.tolist() == [0, 5, 7]
+    nothing = paste(target, source, torch.tensor([], dtype=torch.int64))["instances"]
+    assert nothing.verified_classes.tolist() == [0, 5]
 
 
 def test_fields():
@@ -341,14 +333,15 @@ def test_a_step_of_training(pasting_cfg):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("MASK_ON", False, "MODEL.MASK_ON is not: there are no masks; set it to True"),
-        ("KEYPOINT_ON", True, "pastes no keypoints; set MODEL.KEYPOINT_ON to False"),
+        ("MODEL.MASK_ON", False, "MODEL.MASK_ON is not: there are no masks; set it to True"),
+        ("INPUT.COPY_PASTE.REPEAT_THRESHOLD", -1.0, "REPEAT_THRESHOLD is -1.0; set it to 0 or a share"),
+        ("MODEL.KEYPOINT_ON", True, "pastes no keypoints; set MODEL.KEYPOINT_ON to False"),
     ],
 )
-def test_models_that_do_not_fit(pasting_cfg, key, value, message):
-    pasting_cfg.MODEL[key] = value
+def test_values_that_do_not_fit(pasting_cfg, key, value, message):
+    pasting_cfg.merge_from_list([key, value])
     with pytest.raises(UserError, match=message):
-        build_copy_paste(pasting_cfg, empty_sample, [])
+        build_copy_paste(pasting_cfg, empty_sample, ImageClasses([]))
 
 
 def test_polygons_become_bit_masks():
