@@ -9,6 +9,7 @@ no weights are needed.
 import argparse
 import itertools
 import sys
+import tempfile
 from pathlib import Path
 
 from detectron2.data import MetadataCatalog
@@ -44,7 +45,9 @@ def main(arguments: list[str] | None = None) -> None:
     for name in cfg.DATASETS.TRAIN:
         set_class_metadata(name)
         check_dataset(name, cfg.DATASETS.IGNORE_DEFECTS)
-    batches = build_train_loader(cfg, max(cfg.SEED, 0))
+    with tempfile.TemporaryDirectory() as folder:  # for what the loader reports to a run's folder
+        cfg.OUTPUT_DIR = folder
+        batches = build_train_loader(cfg, max(cfg.SEED, 0))
     samples = itertools.islice(itertools.chain.from_iterable(batches), args.images)
     names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
     sheet = samples_sheet(samples, names, cfg.INPUT.FORMAT, args.side)

@@ -37,6 +37,7 @@ def test_the_sheet_is_of_the_first_samples(show_samples, overrides, tiny_cfg, tm
     arguments = ["--config-file", TINY, "--output", str(output), "--images", "5", "--side", "200"]
     show_samples([*arguments, *overrides])
     assert "5 samples" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["sheet.png"]  # and nothing of a run
     tiny_cfg.INPUT.COPY_PASTE.ENABLED = True
     loader = build_train_loader(tiny_cfg, seed=max(tiny_cfg.SEED, 0))
     samples = list(itertools.islice(itertools.chain.from_iterable(loader), 5))
