@@ -134,6 +134,32 @@ def _add_data_keys(cfg: CfgNode) -> None:
     # Leave out annotations and images with defects (tools/check_dataset.py) instead of refusing the dataset; also
     # --ignore of train_net.py.
     cfg.DATASETS.IGNORE_DEFECTS = False
+    # Different images that training may find unreadable (missing, broken, of another size) and skip; one more stops
+    # it. 0: the first one stops it. Evaluation always stops at the first, as its result would change silently.
+    cfg.DATALOADER.MAX_UNREADABLE_IMAGES = 100
+    _add_augmentation_keys(cfg)
+
+
+def _add_augmentation_keys(cfg: CfgNode) -> None:
+    # Large-scale jitter (Ghiasi et al., CVPR 2021) in place of INPUT.MIN_SIZE_TRAIN and MAX_SIZE_TRAIN: an image is
+    # resized to fit a square of IMAGE_SIZE times a random scale, then cropped or padded to IMAGE_SIZE x IMAGE_SIZE.
+    cfg.INPUT.LSJ = CfgNode()
+    cfg.INPUT.LSJ.ENABLED = False
+    cfg.INPUT.LSJ.MIN_SCALE = 0.1
+    cfg.INPUT.LSJ.MAX_SCALE = 2.0
+    cfg.INPUT.LSJ.IMAGE_SIZE = 1024
+
+    # Simple copy-paste (the same paper): a random subset of a second training image's instances is pasted. The model
+    # gets bit masks, whatever INPUT.MASK_FORMAT says, as a cut mask is no polygon.
+    cfg.INPUT.COPY_PASTE = CfgNode()
+    cfg.INPUT.COPY_PASTE.ENABLED = False
+    # The second image is drawn by its repeat factor (Gupta et al., 2019) of this threshold, so that images with
+    # classes in a smaller share of the images come more often. 0: all images alike.
+    cfg.INPUT.COPY_PASTE.REPEAT_THRESHOLD = 0.0
+    # An instance that is cut counts as hidden, and is left out, if at most HIDDEN_AREA pixels of it are visible and a
+    # side of its box has moved by more than HIDDEN_SHIFT pixels.
+    cfg.INPUT.COPY_PASTE.HIDDEN_AREA = 300
+    cfg.INPUT.COPY_PASTE.HIDDEN_SHIFT = 10
 
     # DATALOADER.SAMPLER_TRAIN is TrainingSampler (every image once an epoch), RepeatFactorTrainingSampler,
     # ClassAwareTrainingSampler, ClassBalancedTrainingSampler or MixtureTrainingSampler: eql_d2/data/samplers.py.

@@ -1,5 +1,6 @@
 """A user's mistakes: each ends as one sentence that names it, and a run as one line with a non-zero exit."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -239,9 +240,19 @@ def test_tool_meets_a_damaged_image(own_set, options, processes):
     for path in sorted((own_set / "train").iterdir())[::25]:
         path.write_bytes(b"not a picture")
     arguments = ["MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", "200", "DATALOADER.NUM_WORKERS", "1"]
+    arguments += ["DATALOADER.MAX_UNREADABLE_IMAGES", "0"]
     line = tool_refuses("--config-file", TINY, "--num-gpus", str(processes), *options, *arguments)
     assert f"error: Image {own_set}/train/" in line
     assert "cannot be read" in line
+
+
+def test_tool_meets_too_many_damaged_images(own_set, options, tmp_path):
+    """Each of two processes meets fewer than the limit; they learn of each other's, and both stop."""
+    for path in sorted((own_set / "train").iterdir())[::3]:
+        path.write_bytes(b"not a picture")
+    arguments = ["MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", "200", "DATALOADER.MAX_UNREADABLE_IMAGES", "10"]
+    line = tool_refuses("--config-file", TINY, "--num-gpus", "2", *options, *arguments)
+    assert re.match(r"error: 1\d training images cannot be read, and DATALOADER.MAX_UNREADABLE_IMAGES is 10; the", line)
 
 
 def test_tool_with_a_batch_that_cannot_be_shared(options):

@@ -22,7 +22,8 @@ from detectron2.utils import comm
 from torch import nn
 
 from eql_d2.data.categories import CategoryCounts, category_counts
-from eql_d2.data.loader import TrainLoader, build_test_loader, build_train_loader, derived_seed
+from eql_d2.data.loader import TrainLoader, build_test_loader, build_train_loader
+from eql_d2.data.seeding import derived_seed
 from eql_d2.engine.checkpoint import AtomicCheckpointer, check_run_folder
 from eql_d2.engine.class_watch import WatchClasses
 from eql_d2.engine.description import describe_run
@@ -32,6 +33,7 @@ from eql_d2.engine.partial_training import (
     describe_misfits,
     freeze_all_but,
 )
+from eql_d2.engine.unreadable_images import CountUnreadableImages
 from eql_d2.errors import UserError
 from eql_d2.evaluation import LVISEvaluator, OpenImagesEvaluator
 from eql_d2.modeling import LongTailRCNNWithTTA
@@ -158,6 +160,8 @@ class LongTailTrainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase | None]:
         """Detectron2's hooks, after this project's."""
         hooks = [SeedEachStep()]
+        if isinstance(self.data_loader, TrainLoader):  # a subclass may build another
+            hooks.append(CountUnreadableImages(self.cfg, self.data_loader.unreadable))
         if self.cfg.SOLVER.TRAINABLE:
             hooks.append(FreezeBatchNorm())
         if self.cfg.ENGINE.WATCH_PERIOD > 0:

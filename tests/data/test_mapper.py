@@ -12,8 +12,8 @@ from fvcore.transforms.transform import CropTransform
 from PIL import Image
 
 from eql_d2.data.image_targets import ImageTargets, with_image_labels
-from eql_d2.data.loader import seeded_random_state
 from eql_d2.data.mapper import LongTailMapper
+from eql_d2.data.seeding import seeded_random_state
 from eql_d2.errors import UserError
 
 SIZE = (40, 60)  # height, width
