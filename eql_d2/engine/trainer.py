@@ -33,6 +33,7 @@ from eql_d2.engine.partial_training import (
     describe_misfits,
     freeze_all_but,
 )
+from eql_d2.engine.scaling import scale_to_processes
 from eql_d2.engine.unreadable_images import CountUnreadableImages
 from eql_d2.errors import UserError
 from eql_d2.evaluation import LVISEvaluator, OpenImagesEvaluator
@@ -53,7 +54,7 @@ class LongTailTrainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode) -> None:
         TrainerBase.__init__(self)  # DefaultTrainer's own constructor wraps models for GPUs only
-        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        cfg = scale_to_processes(cfg, comm.get_world_size())
         self.cfg = cfg
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed() % 2**31
         torch.manual_seed(self.seed)  # the same initial weights on all processes, whatever came before
