@@ -1,0 +1,270 @@
+"""docs/: keys, defaults, numbers, links and commands are those of the code, the papers and the benchmarks."""
+
+import inspect
+import json
+import re
+import shlex
+import subprocess
+import sys
+from ast import literal_eval
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import DefaultTrainer
+
+import eql_d2.losses
+from eql_d2.config import get_eql_d2_config
+from eql_d2.engine import load_config
+from tests.conftest import ROOT
+from tests.docs_pages import PAGES, code_blocks, prose, tables
+
+METHODS = sorted((ROOT / "docs" / "methods").glob("*.md"))
+TABLES = [table for page in PAGES for table in tables(page)]
+SECTIONS = (
+    "The idea",
+    "Formula",
+    "Config",
+    "When to use it",
+    "Reported",
+    "What differs from the first code",
+    "Cost here",
+)
+CODE_SPAN = re.compile(r"`([^`\n]+)`")
+CONFIG_KEY = re.compile(r"(?:[A-Z][A-Z0-9_]+\.)+[A-Za-z0-9_]+")
+SLURM_AND_TORCHRUN = ("srun", "torchrun")
+
+
+def of_page(pages):
+    return pytest.mark.parametrize("page", pages, ids=lambda page: page.relative_to(ROOT / "docs").as_posix())
+
+
+def tables_with(*columns):
+    found = [table for table in TABLES if set(columns) <= set(table.header)]
+    assert found
+    return found
+
+
+def by_column(table):
+    """The rows as {column: cell}."""
+    return [dict(zip(table.header, row, strict=True)) for row in table.rows]
+
+
+def value_of(cfg, key):
+    for part in key.split("."):
+        assert part in cfg, f"there is no key {key}"
+        cfg = cfg[part]
+    return cfg
+
+
+def test_the_index_names_every_page():
+    (index,) = tables(ROOT / "docs" / "README.md")
+    targets = {(ROOT / "docs" / re.search(r"\((.+?)\)", row[0])[1]).resolve() for row in index.rows}
+    assert targets >= set(PAGES) - {ROOT / "docs" / "README.md"}
+    assert all(len(row) == 2 and row[1] for row in index.rows)
+
+
+@of_page(PAGES)
+def test_pages_are_short_and_speak_of_the_project_alone(page):
+    lines = page.read_text().splitlines()
+    assert len(lines) <= 150
+    breakable = [re.sub(r"\(https://\S+\)", "", line) for line in lines if not line.startswith(("|", "$$"))]
+    assert max(len(line) for line in breakable) <= 120
+    assert not re.search(r"/work/|/tmp/|/home/", page.read_text())
+
+
+@of_page(PAGES)
+def test_links_to_files_resolve(page):
+    targets = re.findall(r"\]\(([^)\s]+)\)", prose(page))
+    for target in targets:
+        if not target.startswith("https://"):
+            assert (page.parent / target.partition("#")[0]).exists(), target
+    assert targets
+
+
+@of_page([page for page in METHODS if page.stem not in ("seql", "comparisons")])
+def test_method_pages_have_the_same_sections(page):
+    assert tuple(re.findall(r"^## (.+)$", page.read_text(), flags=re.MULTILINE)) == SECTIONS
+    idea = page.read_text().partition("## The idea\n")[2].partition("\n\n")[0]
+    assert idea.count("\n- ") + 1 == 5
+
+
+# --- config keys ------------------------------------------------------------------------------------------
+
+
+def test_defaults_are_those_of_the_config():
+    cfg = get_eql_d2_config()
+    for table in tables_with("key", "default"):
+        for row in by_column(table):
+            (key,) = CODE_SPAN.fullmatch(row["key"]).groups()
+            assert literal_eval(row["default"].strip("`")) == value_of(cfg, key), (table.page, key)
+            assert row["meaning"]
+
+
+def test_every_key_of_a_method_has_its_row():
+    documented = {row["key"].strip("`") for table in tables_with("key", "default") for row in by_column(table)}
+    nodes = {name: node for name, node in get_eql_d2_config().MODEL.LONG_TAIL.items() if isinstance(node, CfgNode)}
+    assert set(nodes) >= {"EQL", "EQLV2", "SEESAW", "BAGS", "FOCAL", "FEDERATED"}
+    for name, node in nodes.items():
+        assert {f"MODEL.LONG_TAIL.{name}.{key}" for key in node} <= documented
+
+
+@of_page(PAGES)
+def test_keys_in_the_text_exist(page):
+    cfg = get_eql_d2_config()
+    tops = {name for name, node in cfg.items() if isinstance(node, CfgNode)}
+    for span in CODE_SPAN.findall(prose(page)):
+        for key in CONFIG_KEY.findall(span):
+            if key.split(".")[0] in tops and key != "MODEL.LONG_TAIL.BALANCED":  # the example of your_own_loss.md
+                value_of(cfg, key)
+
+
+def test_arguments_of_seql():
+    (table,) = tables_with("argument", "default")
+    parameters = inspect.signature(eql_d2.losses.SoftmaxEqualizationLoss).parameters
+    rows = {row["argument"].strip("`"): row["default"] for row in by_column(table)}
+    assert list(rows) == list(parameters)
+    for name, default in rows.items():
+        empty = parameters[name].default is inspect.Parameter.empty
+        assert default == "–" if empty else literal_eval(default.strip("`")) == parameters[name].default
+
+
+# --- numbers ----------------------------------------------------------------------------------------------
+
+
+def test_reported_numbers_are_those_of_the_papers(shared_data):
+    content = json.loads((shared_data.parent / "reference" / "paper_tables.json").read_text())
+    results = {result["id"]: result for result in content["results"]}
+    count = 0
+    for table in tables_with("source"):
+        for row in by_column(table):
+            source, identity = re.fullmatch(r"(.+) \((r\d{3})\)", row["source"]).groups()
+            result = results[identity]
+            assert result["table"] == source, (table.page, row)
+            for metric, cell in row.items():
+                if metric in ("method", "source"):
+                    continue
+                assert (None if cell == "–" else float(cell)) == result["metrics"].get(metric), (table.page, row)
+                count += 1
+    assert count > 200
+
+
+def test_every_reported_number_names_its_source():
+    for page in METHODS:
+        for table in tables(page):
+            if set(table.header) & {"AP", "APbbox", "top1"}:
+                assert "source" in table.header
+                assert all(re.search(r"\(r\d{3}\)$", row[-1]) for row in table.rows)
+
+
+def test_costs_are_those_of_the_benchmark():
+    measured = json.loads((ROOT / "benchmarks" / "results" / "losses_cpu.json").read_text())
+    assert (measured["rois"], measured["threads"]) == (8192, 1)
+    results = {result["loss"]: result for result in measured["results"]}
+    assert f"{results['F.cross_entropy']['peak_tensors']:.1f}" == "3.0"
+    told = set()
+    for table in tables_with("loss", "time", "memory"):
+        for row in by_column(table):
+            result = results[row["loss"]]
+            assert (row["time"], row["memory"]) == (f"{result['ratio']:.2f}", f"{result['peak_tensors']:.2f}")
+            told.add(row["loss"])
+    assert told == set(results) - {"F.cross_entropy"}
+
+
+def test_what_the_scaling_rule_makes_of_the_recipe():
+    (table,) = tables_with("key", "1", "8", "64")
+    path = "configs/LVISv1/eqlv2_1x/mask_rcnn_R50_FPN/eqlv2.yaml"
+    assert path in (ROOT / "docs" / "reproduce.md").read_text()
+    cfg = load_config(str(ROOT / path), ["SOLVER.REFERENCE_WORLD_SIZE", "8"])
+    for row in by_column(table):
+        key = row["key"].strip("`")
+        for number in (1, 8, 64):
+            scaled = DefaultTrainer.auto_scale_workers(cfg, number)
+            assert literal_eval(row[str(number)]) == pytest.approx(value_of(scaled, key)), key
+
+
+# --- commands ---------------------------------------------------------------------------------------------
+
+
+def commands():
+    """(page, words) of each command in a bash block."""
+    for page in PAGES:
+        for language, text in code_blocks(page):
+            if language == "bash":
+                for line in text.replace("\\\n", " ").splitlines():
+                    if line.strip():
+                        yield page, shlex.split(line, comments=True)
+
+
+@cache
+def options_of(tool: str) -> str:
+    return subprocess.run([sys.executable, ROOT / tool, "--help"], capture_output=True, text=True, check=True).stdout
+
+
+def test_commands_name_tools_and_options_that_exist():
+    seen = set()
+    for page, words in commands():
+        tool = next((word for word in words if word.startswith("tools/")), None)
+        if tool is None:
+            assert words[:3] == ["python", "-m", "pytest"], (page, words)
+            continue
+        assert words[0] == "python" or words[0] in SLURM_AND_TORCHRUN
+        for word in words[words.index(tool) :]:
+            if word.startswith("--"):
+                assert re.search(rf"{word}\b", options_of(tool)), (page, word)
+        seen.add(tool)
+    assert seen >= {"tools/train_net.py", "tools/make_emoji_lvis.py"}
+
+
+def test_commands_name_configs_and_keys_that_exist():
+    for page, words in commands():
+        if "--config-file" not in words:
+            continue
+        path = words[words.index("--config-file") + 1]
+        if path == "balanced_softmax.yaml":  # written by the page; test_docs_own_loss.py runs it
+            continue
+        overrides = words[words.index(path) + 1 :]
+        while overrides and not CONFIG_KEY.fullmatch(overrides[0]) and overrides[0] != "OUTPUT_DIR":
+            overrides = overrides[1:]
+        cfg = load_config(str(ROOT / path), overrides)
+        assert all(value_of(cfg, key) is not None for key in overrides[::2]), (page, words)
+
+
+def test_tools_and_files_named_in_the_text_exist():
+    named = set()
+    for page in PAGES:
+        for span in CODE_SPAN.findall(prose(page)):
+            match = re.match(r"(?:tools|configs|eql_d2|tests|benchmarks)/[\w./]+", span)
+            named |= {match[0]} if match else set()
+            if python := re.match(r"python (\S+\.py)", span):
+                named.add(python[1])
+    assert {"tools/check_dataset.py", "benchmarks/losses.py"} <= named
+    assert not {name for name in named if not (ROOT / name).exists()}
+
+
+@of_page(PAGES)
+def test_yaml_blocks_are_yaml_and_python_blocks_python(page):
+    for language, text in code_blocks(page):
+        assert language in ("bash", "python", "yaml"), language
+        if language == "yaml":
+            assert isinstance(yaml.safe_load(text), dict)
+        if language == "python":
+            compile(text, str(page), "exec")
+
+
+def test_the_example_of_seql_runs():
+    ((_, text),) = code_blocks(ROOT / "docs" / "methods" / "seql.md")
+    names = {}
+    exec(text, names)
+    assert names["logits"].grad.isfinite().all()
+    assert names["probabilities"].sum(dim=1).tolist() == pytest.approx([1.0] * 8)
+
+
+def test_detectron2s_defaults_in_the_text_are_true():
+    """Keys of Detectron2's own whose defaults the pages tell."""
+    cfg = get_cfg()
+    assert (cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST, cfg.TEST.DETECTIONS_PER_IMAGE) == (0.05, 100)
+    assert (cfg.SOLVER.REFERENCE_WORLD_SIZE, cfg.MODEL.RESNETS.NORM) == (0, "FrozenBN")
+    assert Path(ROOT / "docs" / "troubleshooting.md").read_text().count("score threshold 0.05, 100 detections") == 1
