@@ -1,10 +1,12 @@
 """docs/: keys, defaults, numbers, links and commands are those of the code, the papers and the benchmarks."""
 
+import contextlib
 import inspect
+import io
 import json
 import re
+import runpy
 import shlex
-import subprocess
 import sys
 from ast import literal_eval
 from functools import cache
@@ -199,8 +201,14 @@ def commands():
 
 
 @cache
-def options_of(tool: str) -> str:
-    return subprocess.run([sys.executable, ROOT / tool, "--help"], capture_output=True, text=True, check=True).stdout
+def help_of(*words: str) -> str:
+    """What a tool, or a subcommand of it, says about its options."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as end:
+        patch.setattr(sys, "argv", [*words, "--help"])
+        runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+    assert end.value.code == 0
+    return printed.getvalue()
 
 
 def test_commands_name_tools_and_options_that_exist():
@@ -211,9 +219,11 @@ def test_commands_name_tools_and_options_that_exist():
             assert words[:3] == ["python", "-m", "pytest"], (page, words)
             continue
         assert words[0] == "python" or words[0] in SLURM_AND_TORCHRUN
-        for word in words[words.index(tool) :]:
+        arguments = words[words.index(tool) + 1 :]
+        subcommand = () if arguments[0].startswith("--") else arguments[:1]
+        for word in arguments:
             if word.startswith("--"):
-                assert re.search(rf"{word}\b", options_of(tool)), (page, word)
+                assert re.search(rf"{word}\b", help_of(tool, *subcommand)), (page, word)
         seen.add(tool)
     assert seen >= {"tools/train_net.py", "tools/make_emoji_lvis.py"}
 
