@@ -57,7 +57,7 @@ def read_entry(path: str | Path) -> dict[str, Any]:
     if path.is_dir():
         path = path / FILE_NAME
         if not path.exists():
-            raise UserError(f"{path.parent} has no {FILE_NAME}: the run has not finished; continue it with --resume.")
+            raise UserError(_unfinished(path.parent))
     try:
         entry = json.loads(path.read_bytes())
     except OSError as error:
@@ -75,6 +75,10 @@ def read_entry(path: str | Path) -> dict[str, Any]:
         if not isinstance(entry.get(key), kind):
             raise UserError(f"Ledger entry {path} has no {key} of type {kind.__name__}; run that row again.")
     return entry
+
+
+def _unfinished(folder: Path) -> str:
+    return f"{folder} has no {FILE_NAME}: the run has not finished; continue it with --resume."
 
 
 def read_ledger(folders: Iterable[str | Path]) -> Ledger:

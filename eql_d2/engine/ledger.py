@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import HookBase
@@ -27,7 +26,8 @@ from detectron2.utils import comm
 import eql_d2
 from eql_d2.data.annotation_cache import open_annotations
 from eql_d2.data.cache_files import file_digest
-from eql_d2.engine.description import class_records
+from eql_d2.engine.description import class_records, read_description
+from eql_d2.engine.setup import parse_config
 from eql_d2.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -93,11 +93,13 @@ class WriteLedger(HookBase):
     def __init__(self, cfg: CfgNode, clock: RunClock) -> None:
         self._cfg = cfg
         self._clock = clock
+        self._first_stage: str | None = None
 
     def before_train(self) -> None:
         """An entry says that a run has finished; this one has not."""
         if comm.is_main_process():
             Path(self._cfg.OUTPUT_DIR, FILE_NAME).unlink(missing_ok=True)
+            self._first_stage = first_stage_of(self._cfg.MODEL.WEIGHTS)
 
     def after_train(self) -> None:
         """Write the entry, unless training failed; on the first process, with the memory of all."""
@@ -111,6 +113,7 @@ class WriteLedger(HookBase):
             return
         gpus = [of_process["gpu"] for of_process in memory if of_process["gpu"] is not None]
         entry = ledger_entry(self._cfg, self.trainer.seed, results or {})
+        entry["first_stage"] = self._first_stage
         entry["started"] = self._clock.started
         entry["seconds"] = {"training": round(self._clock.training_seconds, 2), "evaluation": round(evaluation, 2)}
         entry["peak_memory_mb"] = {
@@ -163,6 +166,17 @@ def ledger_entry(cfg: CfgNode, seed: int, results: dict[str, Any]) -> dict[str, 
     }
 
 
+def first_stage_of(weights: str) -> str | None:
+    """The config hash of the run of this project that some weights are from; None for weights from elsewhere."""
+    if not weights or "://" in weights:
+        return None
+    try:
+        config = read_description(weights).get("config")
+    except UserError:  # of which loading them tells
+        return None
+    return config_hash(plain_config(parse_config(config, weights))) if config else None
+
+
 def run_name(output_dir: str) -> str:
     """The name of a run: the last three parts of its folder, such as ``table/row/seed_0``."""
     return "/".join(part for part in Path(output_dir).parts[-3:] if part not in ("/", ".", ".."))
@@ -170,7 +184,13 @@ def run_name(output_dir: str) -> str:
 
 def plain_config(cfg: CfgNode) -> dict[str, Any]:
     """A config as nested dicts of what JSON can hold."""
-    return json.loads(json.dumps(yaml.safe_load(cfg.dump())))
+    return _plain(cfg)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def config_hash(config: dict[str, Any], ignored: Collection[str] = ()) -> str:
