@@ -20,6 +20,8 @@ from detectron2.engine import DefaultTrainer
 import eql_d2.losses
 from eql_d2.config import get_eql_d2_config
 from eql_d2.engine import load_config
+from eql_d2.reproduction.runs import plan
+from eql_d2.reproduction.tables import find_rows
 from tests.conftest import ROOT
 from tests.docs_pages import PAGES, code_blocks, prose, tables
 
@@ -240,6 +242,21 @@ def test_commands_name_configs_and_keys_that_exist():
             overrides = overrides[1:]
         cfg = load_config(str(ROOT / path), overrides)
         assert all(value_of(cfg, key) is not None for key in overrides[::2]), (page, words)
+
+
+def test_tables_and_rows_in_commands_exist(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    named = []
+    for _, words in commands():
+        if words[1] != "tools/reproduce.py" or words[2] == "list":
+            continue
+        name = words[words.index("--table") + 1] if words[2] == "collect" else words[3]
+        table, rows = find_rows(name)
+        scale = "emoji" if "emoji" in words else "paper"
+        runs, _ = plan(table, rows, [0], Path("output"), scale)
+        assert runs, name
+        named.append(words[2])
+    assert named == ["show", "run", "run", "jobs", "collect"]
 
 
 def test_tools_and_files_named_in_the_text_exist():

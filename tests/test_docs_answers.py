@@ -10,6 +10,8 @@ import torch
 from eql_d2.data.categories import CategoryCounts, category_counts
 from eql_d2.data.custom_datasets import register_custom_datasets
 from eql_d2.engine import LongTailTrainer
+from eql_d2.engine.ledger import plain_config
+from eql_d2.engine.scaling import scale_to_processes
 from eql_d2.errors import UserError
 from eql_d2.evaluation.evaluate_files import evaluate_files
 from eql_d2.losses import (
@@ -20,6 +22,8 @@ from eql_d2.losses import (
     SoftmaxCrossEntropy,
     SoftmaxEqualizationLoss,
 )
+from eql_d2.reproduction.runs import recipes_of_row
+from eql_d2.reproduction.tables import find_rows
 from tests.conftest import ROOT
 from tests.docs_pages import tables
 
@@ -161,3 +165,14 @@ def test_category_ids_with_gaps_are_counted_in_ascending_order(tiny_cfg, tiny_se
     assert counts.names == tuple(names[identity] for identity in counts.category_ids)
     found = [sum(a["category_id"] == identity for a in content["annotations"]) for identity in counts.category_ids]
     assert list(counts.instance_counts) == found
+
+
+def test_a_scaled_run_is_not_of_the_rows_config(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (row,) = find_rows("eqlv2_readme/r084")[1]
+    recipe, _ = recipes_of_row(row)
+    scaled = recipe.cfg.clone()
+    assert recipe.differing_keys(plain_config(scaled)) == []
+    scaled.SOLVER.REFERENCE_WORLD_SIZE = 8
+    differing = recipe.differing_keys(plain_config(scale_to_processes(scaled, 64)))
+    assert {"SOLVER.IMS_PER_BATCH", "SOLVER.BASE_LR", "SOLVER.MAX_ITER"} <= set(differing)
