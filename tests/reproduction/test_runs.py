@@ -106,7 +106,7 @@ def test_a_folder_of_another_config_is_refused(mini_plan):
     other = eql.recipe.cfg.clone()
     other.SOLVER.BASE_LR = 0.5
     interrupt(eql, other)
-    with pytest.raises(UserError, match="config differs from the row's in SOLVER.BASE_LR; move it away or set"):
+    with pytest.raises(UserError, match=r"config differs from the row's in SOLVER.BASE_LR; move it away or set"):
         state_of(eql, {})
     (eql.folder / "config.yaml").write_text("SOLVER: {BASE")
     with pytest.raises(UserError, match="holds a checkpoint, but no whole config"):
