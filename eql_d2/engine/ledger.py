@@ -229,11 +229,14 @@ def flat(config: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def write_entry(path: Path, entry: dict[str, Any]) -> None:
-    """Write an entry in one piece, a line for each of its keys.
+    """Write an entry in one piece, a line for each of its keys; the classes as columns, which takes half the space.
 
     Raises:
         OSError: the folder does not take it.
     """
+    if entry["classes"]:
+        columns = {key: [record[key] for record in entry["classes"]] for key in entry["classes"][0]}
+        entry = {**entry, "classes": columns}
     lines = (f"{json.dumps(key)}: {json.dumps(value, separators=(',', ':'))}" for key, value in entry.items())
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text("{\n" + ",\n".join(lines) + "\n}\n")
