@@ -9,7 +9,8 @@ from eql_d2.analysis.ledger import read_entry, read_ledger
 from eql_d2.data.custom_datasets import register_custom_datasets
 from eql_d2.data.datasets import set_class_metadata
 from eql_d2.engine import LongTailTrainer, launch, load_config
-from eql_d2.engine.ledger import config_hash, plain_config, training_curve, write_entry
+from eql_d2.engine.config_identity import config_hash, plain_config
+from eql_d2.engine.ledger import training_curve, write_entry
 from eql_d2.errors import UserError
 from tests.conftest import ROOT
 from tests.ledger_entries import made_up_entry
@@ -115,6 +116,9 @@ def test_hash_knows_what_makes_a_run_another(tiny_cfg):
     with_weights = config_hash(plain_config(other))
     other.MODEL.WEIGHTS = "b/model_final.pth"
     assert config_hash(plain_config(other)) == with_weights != first
+    older = plain_config(tiny_cfg)
+    older["TEST"].pop("NORCAL_GAMMA")  # an entry of before this key was added
+    assert config_hash(older) == first
     for key, value in (("SOLVER.MAX_ITER", 5), ("MODEL.LONG_TAIL.EQL.LAMBDA", 0.3), ("DATASETS.TEST", "('x',)")):
         changed = tiny_cfg.clone()
         changed.merge_from_list([key, value])
