@@ -274,7 +274,7 @@ def test_tools_and_files_named_in_the_text_exist():
 @of_page(PAGES)
 def test_yaml_blocks_are_yaml_and_python_blocks_python(page):
     for language, text in code_blocks(page):
-        assert language in ("bash", "python", "yaml"), language
+        assert language in ("bash", "python", "text", "yaml"), language
         if language == "yaml":
             assert isinstance(yaml.safe_load(text), dict)
         if language == "python":
