@@ -184,6 +184,26 @@ def _place_tensors(conversion: Conversion, source: Source, file: SourceFile) -> 
     for name in state.keys() - placed.keys():
         conversion.not_found[name] = _reason_not_found(source, file, name, state[name])
     model.load_state_dict({**state, **placed})
+    _check_anchors(model, file)
+
+
+def _check_anchors(model: nn.Module, file: SourceFile) -> None:
+    """Compare the anchors that checkpoints of Detectron2 0.1 hold."""
+    for name, theirs in file.tensors.items():
+        level = re.fullmatch(r"proposal_generator\.anchor_generator\.cell_anchors\.(\d)", name)
+        if not level:
+            continue
+        ours = list(model.proposal_generator.anchor_generator.cell_anchors)
+        place = int(level[1])
+        if (
+            place >= len(ours)
+            or ours[place].shape != theirs.shape
+            or not torch.allclose(ours[place], theirs, atol=0.01)
+        ):
+            raise UserError(
+                f"Tensor {name} of {file.path} has other anchors than the config's model; see its "
+                "MODEL.ANCHOR_GENERATOR."
+            )
 
 
 def _in_our_units(conversion: Conversion, source: Source, file: SourceFile, name: str, tensor: Tensor) -> Tensor:

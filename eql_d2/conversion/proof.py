@@ -161,7 +161,8 @@ def _random_boxes(generator: torch.Generator) -> Tensor:
     corner = torch.rand(NUM_BOXES, 2, generator=generator, dtype=torch.float64) * 0.5
     share = torch.rand(NUM_BOXES, 2, generator=generator, dtype=torch.float64) * 0.9 + 0.05
     size = torch.tensor([WIDTH, HEIGHT], dtype=torch.float64)
-    return torch.cat([corner * size, (corner + (1 - corner) * share) * size], dim=1)
+    boxes = torch.cat([corner * size, (corner + (1 - corner) * share) * size], dim=1)
+    return boxes.float().double()  # Detectron2 holds boxes in float32
 
 
 def _difference(ours: Tensor, theirs: Tensor) -> float:

@@ -56,7 +56,7 @@ class SourceModel:
     def pixels(self, image: Tensor) -> Tensor:
         """(H, W, 3) uint8, BGR as OpenCV reads it, to the normalized (1, 3, H, W)."""
         image = image.double().flip(-1) if self.settings["rgb"] else image.double()
-        mean, std = (torch.tensor(self.settings[key], dtype=torch.float64) for key in ("mean", "std"))
+        mean, std = (torch.tensor(self.settings[key]).double() for key in ("mean", "std"))
         return ((image - mean) / std).permute(2, 0, 1)[None]
 
     def convolve(self, name: str, x: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
