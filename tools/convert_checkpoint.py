@@ -20,7 +20,7 @@ import sys
 from collections import Counter
 
 import eql_d2.modeling  # noqa: F401  (registers the ROI heads)
-from eql_d2.conversion import SOURCES, Conversion, convert, prove, save
+from eql_d2.conversion import SOURCES, Conversion, check_output, convert, prove, save
 from eql_d2.engine import load_config
 from eql_d2.errors import UserError
 
@@ -65,6 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     logging.getLogger("fvcore").setLevel(logging.ERROR)
     try:
+        check_output(args.output)
         cfg = load_config(args.config_file, args.opts)
         conversion, file = convert(args.source, args.weights, cfg)
         differences = prove(conversion, file, args.source)

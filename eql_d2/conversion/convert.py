@@ -109,8 +109,7 @@ def save(conversion: Conversion, path: str | Path) -> Path:
         UserError: the file cannot be written.
     """
     path = Path(path)
-    if path.suffix not in (".pth", ".pkl"):
-        raise UserError(f"--output {path} must end with .pth or .pkl.")
+    check_output(path)
     cfg = conversion.cfg.clone()
     cfg.MODEL.WEIGHTS = str(path)
     tensors = {name: value for name, value in conversion.model.state_dict().items() if name in conversion.used}
@@ -126,9 +125,20 @@ def save(conversion: Conversion, path: str | Path) -> Path:
         os.replace(partial, path)
         config_file.write_text(cfg.dump())
     except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise UserError(f"--output {path} cannot be written ({str(error).splitlines()[0]}).") from None
     return config_file
+
+
+def check_output(path: str | Path) -> None:
+    """Make sure that :func:`save` knows the form of a file.
+
+    Raises:
+        UserError: the name ends with neither .pth nor .pkl.
+    """
+    if Path(path).suffix not in (".pth", ".pkl"):
+        raise UserError(f"--output {path} must end with .pth or .pkl.")
 
 
 def _check_source(source: Source, file: SourceFile) -> None:

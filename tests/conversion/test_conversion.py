@@ -205,21 +205,22 @@ def test_eql_keeps_names_and_brings_its_pixel_means(config, tmp_path):
     assert max(prove(conversion, file, "eql").values()) < 1e-5
     extra["proposal_generator.anchor_generator.cell_anchors.2"] *= 2
     torch.save({"model": tensors | extra}, path)
-    with pytest.raises(UserError, match="cell_anchors.2 of .* has other anchors"):
+    with pytest.raises(UserError, match=r"cell_anchors\.2 of .* has other anchors"):
         convert("eql", path, config("EQL"))
 
 
-@pytest.mark.parametrize("suffix", ["pth", "pkl"])
-def test_torchvision_backbone_equals_torchvision(suffix, config, tmp_path):
-    theirs = resnet(50)
-    path = tmp_path / "resnet50.pth"
+@pytest.mark.parametrize(("suffix", "depth"), [("pth", 50), ("pkl", 18)])
+def test_torchvision_backbone_equals_torchvision(suffix, depth, config, tmp_path):
+    theirs = resnet(depth)
+    path = tmp_path / "resnet.pth"
     torch.save(theirs.state_dict(), path)
-    cfg = config("Softmax", "MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.RES2_OUT_CHANNELS", 256)
+    width = 64 if depth == 18 else 256
+    cfg = config("Softmax", "MODEL.RESNETS.DEPTH", depth, "MODEL.RESNETS.RES2_OUT_CHANNELS", width)
     conversion, file = convert("torchvision", path, cfg)
     assert set(conversion.not_found.values()) == {"trained later"}
     assert "fc.weight" in conversion.not_needed
     assert max(prove(conversion, file, "torchvision").values()) < 1e-5
-    output = tmp_path / f"R-50.{suffix}"
+    output = tmp_path / f"backbone.{suffix}"
     save(conversion, output)
     loaded = build_model(conversion.cfg).eval()
     AtomicCheckpointer(loaded).load(str(output))
@@ -235,7 +236,7 @@ def test_the_output_predicts_without_the_dataset(config, tmp_path):
     conversion, _ = convert("mmdet", write(tmp_path, mmdet(K + 2)), config("Seesaw", *NORMED))
     output = tmp_path / "converted" / "seesaw.pth"
     config_file = save(conversion, output)
-    assert load_config(str(config_file)).MODEL.WEIGHTS == str(output)
+    assert str(output) == load_config(str(config_file)).MODEL.WEIGHTS
     description = read_description(str(output))
     assert "RGB" in description["config"] and len(description["classes"]["categories"]) == K
     predictor = Predictor(output, score_threshold=0.0)
