@@ -73,7 +73,11 @@ def main(argv: list[str] | None = None) -> None:
     except UserError as error:
         sys.exit(f"Error: {error}")
     report(conversion, differences)
-    print(f"Written: {args.output}, and the config that goes with it: {config_file}.")
+    if SOURCES[args.source].remark:
+        print(f"Not converted: {SOURCES[args.source].remark}")
+    print(f"Written: {args.output}, and the config that goes with it.")
+    if not SOURCES[args.source].backbone_only:
+        print(f"Evaluate: python tools/train_net.py --eval-only --config-file {config_file}")
 
 
 if __name__ == "__main__":

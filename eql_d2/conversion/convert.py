@@ -183,10 +183,10 @@ def _place_tensors(conversion: Conversion, source: Source, file: SourceFile) -> 
             )
         converted = _in_our_units(conversion, source, file, name, tensor)
         if converted.shape != state[name].shape:
+            here = f", which makes {tuple(converted.shape)} here" if converted.shape != tensor.shape else ""
             raise UserError(
-                f"Tensor {origin} of {file.path} has shape {tuple(tensor.shape)}, which makes {tuple(converted.shape)} "
-                f"here, but the config's model has {tuple(state[name].shape)} in {name}; check --config-file and "
-                "--source."
+                f"Tensor {origin} of {file.path} has shape {tuple(tensor.shape)}{here}, but the config's model has "
+                f"{tuple(state[name].shape)} in {name}; check --config-file and --source."
             )
         if converted.is_floating_point() and not converted.isfinite().all():
             raise UserError(f"Tensor {origin} of {file.path} has values that are not finite; the file is broken.")

@@ -30,6 +30,7 @@ class Source:
         normalized_deltas: whether box deltas are divided by standard deviations, not multiplied by weights.
         backbone_only: whether only the backbone is to be found.
         predictors: the box predictors that the code base has.
+        remark: what cannot be converted, one sentence.
         not_needed: (end of a name, or a part if it ends with a dot; reason) of tensors without a place.
     """
 
@@ -40,6 +41,7 @@ class Source:
     normalized_deltas: bool = True
     backbone_only: bool = False
     predictors: frozenset[str] = frozenset()
+    remark: str = ""
     not_needed: tuple[tuple[str, str], ...] = NOT_NEEDED
 
 
@@ -68,6 +70,8 @@ SOURCES = {
             detector_name,
             background_first=True,
             predictors=frozenset({"SoftmaxPredictor", "BAGSPredictor"}),
+            remark="mmdetection 1.x takes x2 - x1 + 1 as the width of a box in anchors, pooling and decoding, which "
+            "Detectron2 cannot; detections differ by about a pixel of the resized image.",
         ),
         Source(
             "eql",

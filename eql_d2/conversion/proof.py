@@ -148,10 +148,10 @@ def _relative_deltas(
     reference: SourceModel, predictor: nn.Module, ours: Tensor, theirs: Tensor, stds: tuple[float, ...]
 ) -> tuple[Tensor, Tensor]:
     """Box deltas in shares of a box's size, (R, n, 4), foreground classes only."""
-    ours = ours.unflatten(1, (-1, 4)) / ours.new_tensor(predictor.box2box_transform.weights)
-    theirs = theirs.unflatten(1, (-1, 4))
-    if not reference.source.normalized_deltas:  # Detectron2's weights
-        return ours, theirs / theirs.new_tensor((10.0, 10.0, 5.0, 5.0))
+    weights = ours.new_tensor(predictor.box2box_transform.weights)
+    ours, theirs = ours.unflatten(1, (-1, 4)) / weights, theirs.unflatten(1, (-1, 4))
+    if not reference.source.normalized_deltas:
+        return ours, theirs / weights
     theirs = theirs * theirs.new_tensor(stds)
     is_per_class = theirs.shape[1] > 1
     return ours, theirs[:, 1:] if reference.source.background_first and is_per_class else theirs

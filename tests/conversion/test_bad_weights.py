@@ -42,7 +42,7 @@ SPOILED = {
     ),
     "is of another number of classes": (
         lambda t: t | {CLASSIFIER: torch.zeros(81, 32)},
-        r"fc_cls\.weight of .* has shape \(81, 32\), .* the config's model has \(7, 32\) in roi_heads\.box_predictor",
+        r"fc_cls\.weight of .* has shape \(81, 32\), but the config's model has \(7, 32\) in roi_heads\.box_predictor",
     ),
     "is broken": (with_nan, r"rpn_cls\.bias of .* has values that are not finite"),
     "is of another source": (

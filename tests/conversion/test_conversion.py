@@ -65,7 +65,10 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+SLOW = {"mmdet bottleneck", "bags faster"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in MODELS])
 def test_outputs_equal_those_of_the_source(name, config, tmp_path):
     source, predictor, overrides, build = MODELS[name]
     torch.manual_seed(1)
