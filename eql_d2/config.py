@@ -27,6 +27,8 @@ def _add_model_keys(cfg: CfgNode) -> None:
     cfg.MODEL.ROI_BOX_CASCADE_HEAD.SCORE_AVERAGE = "probability"
     # Temperature of MODEL.ROI_MASK_HEAD.NAME NormedMaskRCNNConvUpsampleHead (normalized mask prediction).
     cfg.MODEL.ROI_MASK_HEAD.TEMPERATURE = 20.0
+    # What MODEL.ROI_MASK_HEAD.NAME AveragedMaskHeads averages, one a Cascade stage: mmdetection's converted models.
+    cfg.MODEL.ROI_MASK_HEAD.AVERAGED = "MaskRCNNConvUpsampleHead"
 
     # Share of a RoI's own area that lies in an ignore region from which on the RoI, if it matches no ground truth, is
     # not sampled as background; 1 switches it off. Ignore regions are annotations with "iscrowd" or "ignore" 1, and

@@ -1,13 +1,16 @@
-"""Normalized mask prediction."""
+"""Normalized mask prediction, and masks averaged over the heads of a Cascade."""
 
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
-from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
-from torch import nn
+from detectron2.modeling.roi_heads.mask_head import BaseMaskRCNNHead, MaskRCNNConvUpsampleHead
+from detectron2.structures import Instances
+from torch import Tensor, nn
 
+from eql_d2.losses.base import at_least_float32
 from eql_d2.modeling.normed_layers import NormedConv2d
 
 
@@ -33,3 +36,38 @@ class NormedMaskRCNNConvUpsampleHead(MaskRCNNConvUpsampleHead):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         return {**super().from_config(cfg, input_shape), "temperature": cfg.MODEL.ROI_MASK_HEAD.TEMPERATURE}
+
+
+@ROI_MASK_HEAD_REGISTRY.register()
+class AveragedMaskHeads(BaseMaskRCNNHead):
+    """Several mask heads whose probabilities are averaged, one for each stage of a Cascade, as in mmdetection.
+
+    Training gives every head the same RoIs, where mmdetection gives each its own stage's.
+
+    Args:
+        heads: the mask heads.
+        kwargs: arguments of :class:`BaseMaskRCNNHead`.
+    """
+
+    @configurable
+    def __init__(self, *, heads: list[BaseMaskRCNNHead], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.heads = nn.ModuleList(heads)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        build = ROI_MASK_HEAD_REGISTRY.get(cfg.MODEL.ROI_MASK_HEAD.AVERAGED)
+        heads = [build(cfg, input_shape) for _ in cfg.MODEL.ROI_BOX_CASCADE_HEAD.IOUS]
+        return {**super().from_config(cfg, input_shape), "heads": heads}
+
+    def forward(self, x: Tensor, instances: list[Instances]) -> Any:
+        """The mean of the heads' losses in training; else the instances with ``pred_masks``."""
+        if not self.training:
+            return super().forward(x, instances)
+        losses = [head(x, instances)["loss_mask"] for head in self.heads]
+        return {"loss_mask": sum(losses) / len(losses)}
+
+    def layers(self, x: Tensor) -> Tensor:
+        """Logits (N, K, H, W) of the mean probability."""
+        probabilities = sum(at_least_float32(head.layers(x)).sigmoid() for head in self.heads) / len(self.heads)
+        return probabilities.logit(eps=torch.finfo(probabilities.dtype).eps)
