@@ -27,7 +27,7 @@ KINDS = {
     "class": "lies on an object of another class",
     "place": "no object of any class is there",
     "twice": "its object has a better detection already",
-    "open": "not judged: the image is not labelled for its class, or a region to ignore is there",
+    "open": "the image is not labelled for its class, or a region to ignore is there; the metric leaves it out",
 }
 
 

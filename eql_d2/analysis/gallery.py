@@ -70,6 +70,7 @@ def gallery(
     chosen = [
         with_objects[i] for i in np.linspace(0, len(with_objects) - 1, min(num_images, len(with_objects))).astype(int)
     ]
+    shape = "one" if len(runs) == 1 else "two"
     rows, totals = [], [Counter() for _ in runs]
     for image_id in chosen:
         path = image_root / paths[image_id]
@@ -82,11 +83,11 @@ def gallery(
             picture, counts = _judged_picture(pixels, truth, image_id, of_run.of_image(image_id), score_threshold, side)
             total.update(counts)
             cells.append(_figure(picture, f"{run.name}, image {image_id}", counts))
-        rows.append(f'<div class="pair">{"".join(cells)}</div>')
+        rows.append(f'<div class="pair {shape}">{"".join(cells)}</div>')
     heads = "".join(
         f"<p><b>{html.escape(run.name)}</b><br>{_told(total)}</p>" for run, total in zip(runs, totals, strict=True)
     )
-    return f'<div class="pair heads">{heads}</div>{"".join(rows)}'
+    return f'<div class="pair {shape}">{heads}</div>{"".join(rows)}'
 
 
 def legend() -> str:
@@ -162,10 +163,9 @@ def _figure(picture: np.ndarray, title: str, counts: Counter) -> str:
     source = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     height, width = picture.shape[:2]
     text = html.escape(f"{title}: {_told(counts)}")
-    return (
-        f'<figure><img src="{source}" width="{width}" height="{height}" loading="lazy" alt="{text}">'
-        f"<figcaption>{text}</figcaption></figure>"
-    )
+    image = f'<img src="{source}" width="{width}" height="{height}" alt="{text}">'
+    button = f'<button type="button" class="enlarge" title="larger or smaller">{image}</button>'
+    return f"<figure>{button}<figcaption>{text}</figcaption></figure>"
 
 
 def _told(counts: Counter) -> str:

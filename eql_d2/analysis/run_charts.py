@@ -54,12 +54,13 @@ def draw_by_rank(
 
 def draw_by_count(axes: Axes, palette: Palette, series: Sequence[Series], groups: str, ylabel: str) -> None:
     """As :func:`draw_by_rank`, against the number of training images on a logarithmic axis."""
-    counts = np.maximum(series[0].x, 0.7)
-    for letter, low, high in (("r", 0.6, 10.5), ("c", 10.5, 100.5), ("f", 100.5, max(counts.max(), 101) * 1.4)):
+    most = max(series[0].x.max(), 101) * 1.4
+    for letter, low, high in (("r", 0.6, 10.5), ("c", 10.5, 100.5), ("f", 100.5, most)):
         if letter in groups:
             _band(axes, palette, letter, low, high, (low * high) ** 0.5)
     _draw_classes(axes, palette, [one._replace(x=np.maximum(one.x, 0.7)) for one in series], False)
-    axes.set(xscale="log", xlabel="training images with the class", ylabel=ylabel)
+    axes.set(xscale="log", xlim=(0.6, most if "f" in groups else 101), ylabel=ylabel)
+    axes.set_xlabel("training images with the class")
     axes.xaxis.set_major_formatter(plain_number)
 
 

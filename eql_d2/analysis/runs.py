@@ -11,7 +11,6 @@ from typing import Any
 
 import orjson
 import torch
-import yaml
 from detectron2.config import CfgNode
 
 from eql_d2.engine.class_watch import FILE_NAME as GRADIENT_FILE
