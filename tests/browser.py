@@ -8,12 +8,21 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 PATIENCE = 60  # seconds; a busy machine starts a browser slowly
+# The browser reads commands from descriptor 3 and writes answers to 4.
+_STARTER = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+for number, end in zip((3, 4), ends):
+    os.dup2(end, number)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 def find_browser() -> str | None:
@@ -42,12 +51,11 @@ class Browser:
         self._input, our_end = os.pipe()
         options = "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --hide-scrollbars"
         command = [program, *options.split(), f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]
-        # The browser reads commands from descriptor 3 and writes answers to 4.
-        shell = ["sh", "-c", f'exec "$@" 3<&{their_end} 4>&{our_end}', "sh", *command]
+        starter = [sys.executable, "-c", _STARTER, str(their_end), str(our_end)]
         log = open(profile / "browser.log", "wb")  # noqa: SIM115
         with log:
             self._process = subprocess.Popen(
-                shell, pass_fds=(their_end, our_end), stdout=log, stderr=log, start_new_session=True
+                [*starter, *command], pass_fds=(their_end, our_end), stdout=log, stderr=log, start_new_session=True
             )
         os.close(their_end)
         os.close(our_end)
@@ -89,7 +97,8 @@ class Browser:
     def click(self, selector: str) -> None:
         """Press and release the mouse in the middle of an element, after scrolling it into view."""
         place = self.run(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'center'}});"
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); "
+            "e.scrollIntoView({block: 'center', inline: 'center'}); "
             "const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
         )
         for kind in ("mousePressed", "mouseReleased"):

@@ -32,7 +32,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         required=True,
         type=Path,
         metavar="FOLDER",
-        help="folders of runs, ledger files, folders of",
+        help="run folders, ledger files, or folders of such",
     )
     parser.add_argument("--output", type=Path, default=Path("report.html"), metavar="FILE", help="the page")
     parser.add_argument("--images", type=int, default=8, help="images of a gallery (default 8); 0 for none")

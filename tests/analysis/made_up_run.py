@@ -44,7 +44,7 @@ def write_dataset(folder: Path) -> dict[str, str]:
     width, height = SIZE
     images, annotations = [], []
     for image_id, objects in OBJECTS.items():
-        pixels = np.random.default_rng(image_id).integers(90, 110, (height, width, 3), dtype=np.uint8)
+        pixels = np.random.default_rng(image_id).integers(0, 20, (height, width, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{image_id}.png")
         images.append(
             {
@@ -93,17 +93,11 @@ def write_run(folder: Path, dataset: dict[str, str], weight: torch.Tensor | None
         writer = csv.writer(file)
         writer.writerow(["category_id", "name", "frequency", "image_count", "classes/gradient_ratio"])
         writer.writerows((c["id"], c["name"], c["frequency"], c["image_count"], RATIOS[c["id"]]) for c in CLASSES)
+    metrics = {"AP": 20.0, "APr": 10.0, "APc": 20.0, "APf": 30.0, "APl": float("nan")}
     lines = [
         {"iteration": 19, "total_loss": 4.0, "loss_cls": 2.0},
         {"iteration": 39, "total_loss": 3.0, "loss_cls": 1.5},
-        {
-            "iteration": 40,
-            "bbox/AP": 20.0,
-            "bbox/APr": 10.0,
-            "bbox/APc": 20.0,
-            "bbox/APf": 30.0,
-            "segm/AP": float("nan"),
-        },
+        {"iteration": 40, **{f"bbox/{name}": value for name, value in metrics.items()}},
     ]
     # The last line of a run that was killed while it wrote.
     (folder / "metrics.json").write_text("\n".join(map(json.dumps, lines)) + '\n{"iteration": 59, "tot')

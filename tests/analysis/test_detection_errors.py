@@ -95,7 +95,7 @@ def pictures(page: str) -> list[np.ndarray]:
 
 def has_color(picture: np.ndarray, kind: str) -> bool:
     """Whether enough pixels of a picture are of a kind's colour, as nearly as JPEG keeps it."""
-    return (np.abs(picture - np.array(COLORS[kind])).max(axis=2) < 40).sum() > 30
+    return (np.abs(picture - np.array(COLORS[kind])).max(axis=2) < 25).sum() > 100
 
 
 @pytest.fixture

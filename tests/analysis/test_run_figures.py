@@ -75,6 +75,7 @@ def test_weight_norms(dataset, tmp_path):
     assert weight_norms(run) == {"": {2: 5, 3: 2, 7: 1, 9: 13}}
 
 
+@pytest.mark.filterwarnings("ignore:No class has its number of instances in group 3")
 def test_weight_norms_of_bags_take_each_class_from_its_group(dataset, tmp_path):
     # Instances 60, 400, 3, 1. Groups: background; below 10 (emu, yak); 10 to 99 (cat); 100 to 999 (dog); each class
     # group has a column of its own for all others.
