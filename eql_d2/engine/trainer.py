@@ -27,6 +27,7 @@ from eql_d2.data.seeding import derived_seed
 from eql_d2.engine.checkpoint import AtomicCheckpointer, check_run_folder
 from eql_d2.engine.class_watch import WatchClasses
 from eql_d2.engine.description import describe_run
+from eql_d2.engine.ledger import RunClock, WriteLedger
 from eql_d2.engine.partial_training import (
     FreezeBatchNorm,
     check_frozen_are_loaded,
@@ -169,12 +170,13 @@ class LongTailTrainer(DefaultTrainer):
                 hooks.append(WatchClasses(self.cfg))
             except UserError as error:  # a method without need of counts trains without them
                 logger.warning("Classes are not watched: %s", error)
-        hooks += super().build_hooks()
+        clock = RunClock()
+        hooks += [clock, *super().build_hooks()]
         if self.cfg.TEST.AUG.ENABLED:
             # Right after the evaluation without it, and before the hook that writes metrics to files.
             place = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
             hooks.insert(place + 1, EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.model)))
-        return hooks
+        return [*hooks, WriteLedger(self.cfg, clock)]
 
     def run_step(self) -> None:
         """One training step.

@@ -1,0 +1,261 @@
+"""From the rows of a table to runs: which config, which folder, what has to run before, and what is done already."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import yaml
+from detectron2.config import CfgNode
+
+from eql_d2.analysis.ledger import read_entry
+from eql_d2.engine import load_config
+from eql_d2.engine.ledger import FILE_NAME, config_hash, config_identity, plain_config
+from eql_d2.errors import UserError
+from eql_d2.reproduction.emoji import emoji_training, not_scaled
+from eql_d2.reproduction.tables import Row, Table, Training
+
+CONFIGS = Path("configs")
+SCALES = ("paper", "emoji")
+DEFAULT_OUTPUT = {"paper": Path("output/tables"), "emoji": Path("output/tables_emoji")}
+FINAL_WEIGHTS = "model_final.pth"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training and what identifies it.
+
+    Attributes:
+        training: config file and overrides.
+        cfg: its config.
+        hash: of the config, see :func:`eql_d2.engine.ledger.config_hash`; without the keys of ``auto``.
+        auto: keys that the training data settles, which no config file knows.
+    """
+
+    training: Training
+    cfg: CfgNode = field(hash=False, compare=False)
+    hash: str
+    auto: tuple[str, ...]
+
+    def differing_keys(self, config: dict) -> list[str]:
+        """Keys in which another config differs in more than two runs of one recipe may."""
+        own, other = (config_identity(c, self.auto) for c in (plain_config(self.cfg), config))
+        return sorted(key for key in own.keys() | other.keys() if own.get(key) != other.get(key))
+
+    def fits(self, entry: dict) -> bool:
+        """Whether the config of a ledger entry is of this recipe."""
+        return config_hash(entry["config"], self.auto) == self.hash
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training, with a seed, of a row or of what comes before it.
+
+    Attributes:
+        name: ``TABLE/ROW/seed_N``; of a first stage that is no row, ``TABLE/first_stage_HASH/seed_N``.
+        folder: its ``OUTPUT_DIR``.
+        num_gpus: that the source of the row trained on.
+        before: the run whose final weights it starts from.
+    """
+
+    name: str
+    recipe: Recipe
+    seed: int
+    folder: Path
+    num_gpus: int
+    before: "Run | None" = None
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What makes two runs the same: hashes of the config and of the first stage's (or ""), and the seed."""
+        return self.recipe.hash, self.before.recipe.hash if self.before else "", self.seed
+
+
+@lru_cache(maxsize=1024)
+def recipe_of(training: Training) -> Recipe:
+    """Load the config of a training.
+
+    Raises:
+        UserError: the file is missing or one of its keys.
+    """
+    cfg = load_config(str(CONFIGS / training.config), list(training.overrides))
+    auto = tuple(cfg.MODEL.LONG_TAIL.AUTO)
+    ignored = (*auto, "MODEL.LONG_TAIL.AUTO") if auto else ()
+    return Recipe(training, cfg, config_hash(plain_config(cfg), ignored), ignored)
+
+
+def recipes_of_row(row: Row, scale: str = "paper") -> tuple[Recipe, Recipe | None]:
+    """The recipes of a row and of its first stage (None without).
+
+    Raises:
+        UserError: the row cannot be trained at this scale, or its config does not exist any more.
+    """
+    if row.training is None:
+        raise UserError(f"Row {row.name} cannot be trained: {row.not_trained}.")
+    first, trainings = row.first_stage, []
+    for training in (row.training, first):
+        if training is not None and not (CONFIGS / training.config).is_file():
+            raise UserError(f"Row {row.name}: its config {CONFIGS / training.config} no longer exists.")
+    try:
+        for training in (row.training, first) if first else (row.training,):
+            cfg = recipe_of(training).cfg
+            reason = not_scaled(row, cfg) if scale == "emoji" else ""
+            if reason:
+                raise UserError(f"Row {row.name} has no counterpart on EmojiLVIS: {reason}.")
+            trainings.append(emoji_training(training, cfg) if scale == "emoji" else training)
+        if first:
+            own = trainings[0]
+            trainings[0] = Training(own.config, (*own.overrides, "MODEL.WEIGHTS", FINAL_WEIGHTS))
+        recipes = [recipe_of(training) for training in trainings]
+    except UserError as error:
+        raise UserError(str(error) if row.name in str(error) else f"Row {row.name}: {error}") from None
+    return recipes[0], recipes[1] if first else None
+
+
+def plan(
+    table: Table, rows: Iterable[Row], seeds: Sequence[int], output: Path, scale: str = "paper"
+) -> tuple[list[Run], list[str]]:
+    """The runs of some rows, each once, after what it starts from.
+
+    Args:
+        table: to which the rows belong.
+        rows: those to run.
+        seeds: one run of each row a seed.
+        output: folder of all runs.
+        scale: one of :data:`SCALES`.
+
+    Returns:
+        The runs, and one sentence for each row that has none.
+    """
+    runs: dict[tuple[str, str, int], Run] = {}
+    left_out: list[str] = []
+    names = _names_by_hash(table, scale)
+    for row in rows:
+        try:
+            recipe, first = recipes_of_row(row, scale)
+        except UserError as error:
+            left_out.append(str(error))
+            continue
+        for seed in seeds:
+            before = _add(runs, first, seed, output, row, names) if first else None
+            _add(runs, recipe, seed, output, row, {recipe.hash: row.id}, before)
+    return list(runs.values()), left_out
+
+
+def _names_by_hash(table: Table, scale: str) -> dict[str, str]:
+    """{hash: row id} of the rows that are the first stages of others."""
+    wanted = {row.first_stage for row in table.rows if row.first_stage}
+    names: dict[str, str] = {}
+    if not wanted:
+        return names
+    for row in table.rows:
+        if row.training in wanted and not row.first_stage:
+            try:
+                names.setdefault(recipes_of_row(row, scale)[0].hash, row.id)
+            except UserError:
+                continue
+    return names
+
+
+def _add(
+    runs: dict[tuple[str, str, int], Run],
+    recipe: Recipe,
+    seed: int,
+    output: Path,
+    row: Row,
+    names: dict[str, str],
+    before: Run | None = None,
+) -> Run:
+    own = names.get(recipe.hash, f"first_stage_{recipe.hash[:8]}")
+    name = f"{row.table}/{own}/seed_{seed}"
+    run = Run(name, recipe, seed, output / name, row.num_gpus, before)
+    return runs.setdefault(run.key, run)
+
+
+def finished_runs(output: Path) -> dict[tuple[str, str, int], Path]:
+    """{key of a run: folder} of the finished runs below a folder; what cannot be read is not finished."""
+    found: dict[tuple[str, str, int], Path] = {}
+    for path in sorted(output.glob(f"*/*/seed_*/{FILE_NAME}")):
+        try:
+            entry = read_entry(path)
+        except UserError:
+            continue
+        found.setdefault((entry["config_hash"], entry.get("first_stage") or "", entry["seed"]), path.parent)
+    return found
+
+
+def state_of(run: Run, finished: dict[tuple[str, str, int], Path]) -> tuple[str, Path]:
+    """How far a run is.
+
+    Args:
+        run: one of a plan.
+        finished: of :func:`finished_runs`.
+
+    Returns:
+        "done" and the folder that holds it (its own, or that of an equal run of another row), "resume" or "new" and
+        its own folder.
+
+    Raises:
+        UserError: the folder holds a run of another config, or what is there is broken.
+    """
+    entry_file = run.folder / FILE_NAME
+    if entry_file.exists():
+        entry = read_entry(entry_file)
+        _refuse_another_config(run, entry["config"])
+        return "done", run.folder
+    if run.key in finished:
+        return "done", finished[run.key]
+    if (run.folder / "last_checkpoint").exists():
+        _refuse_another_config(run, _config_of(run.folder))
+        return "resume", run.folder
+    return "new", run.folder
+
+
+def _config_of(folder: Path) -> dict:
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        return json.loads(json.dumps(config))
+    except (OSError, ValueError, yaml.YAMLError):
+        raise UserError(f"{folder} holds a checkpoint, but no whole config.yaml; delete the folder.") from None
+
+
+def _refuse_another_config(run: Run, config: dict) -> None:
+    keys = run.recipe.differing_keys(config)
+    if keys:
+        more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+        raise UserError(
+            f"{run.folder} holds a run whose config differs from the row's in {', '.join(keys[:3])}{more}; "
+            "move it away or set another --output."
+        )
+
+
+def command_of(
+    run: Run,
+    state: str,
+    *,
+    num_gpus: int,
+    weights: Path | None = None,
+    python: Sequence[str] = ("python",),
+    more: Sequence[str] = (),
+) -> list[str]:
+    """The command of tools/train_net.py, or of tools/train_classifier.py, that carries out a run.
+
+    Args:
+        run: one of a plan.
+        state: "new" or "resume".
+        num_gpus: processes of this machine; under torchrun or srun they say it themselves.
+        weights: final weights of the run before; None without.
+        python: what starts Python.
+        more: KEY VALUE pairs to add.
+    """
+    training = run.recipe.training
+    classifies = run.recipe.cfg.MODEL.META_ARCHITECTURE == "ImageClassifier"
+    tool = "tools/train_classifier.py" if classifies else "tools/train_net.py"
+    command = [*python, tool, "--config-file", str(CONFIGS / training.config), "--num-gpus", str(num_gpus)]
+    if state == "resume":
+        command.append("--resume")
+    command += [*training.overrides, *more]
+    if weights is not None:
+        command += ["MODEL.WEIGHTS", str(weights)]
+    return [*command, "OUTPUT_DIR", str(run.folder), "SEED", str(run.seed)]

@@ -1,0 +1,209 @@
+"""Tables as data: ``configs/tables/*.yaml``, one file a table of a paper.
+
+A file has ``title``, ``num_gpus`` (that the source trained on), optionally ``seeds`` and ``notes``, and ``rows``. What
+rows share stands above them: ``source``, ``dataset``, ``model``, ``task``, ``config``, ``first_stage``, ``not_trained``
+and ``metrics``. A row has ``id`` and ``method``, and of these what is its own, besides ``overrides``, ``reported`` and
+``note``:
+
+- ``config``: file below configs/, changed by ``overrides`` (alternating keys and values).
+- ``first_stage``: ``{config, overrides}`` of the run whose final weights the row starts from (decoupled training).
+- ``not_trained``: why this project cannot train the row; it stands in the table for completeness.
+- ``reported``: {metric: percent} in the source's names. AP without a task is that of ``task``, and APbbox of boxes;
+  ``metrics`` says {name: task/metric} where the source's names mean something else.
+"""
+
+import difflib
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from eql_d2.errors import UserError
+
+TABLES = Path("configs/tables")
+ROW_KEYS = {"id", "method", "source", "dataset", "model", "task", "config", "overrides", "first_stage", "not_trained"}
+ROW_KEYS |= {"metrics", "reported", "note"}
+SHARED_KEYS = {"source", "dataset", "model", "task", "config", "first_stage", "not_trained", "metrics"}
+TABLE_KEYS = {"title", "num_gpus", "seeds", "notes", "rows"} | SHARED_KEYS
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is to be trained: a config file below configs/ and what changes it."""
+
+    config: str
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table.
+
+    Attributes:
+        table: name of its table.
+        id: unique in the table; that of a paper's row is the same in all tables it stands in.
+        training: None where the row cannot be trained.
+        first_stage: what is trained before, if anything.
+        not_trained: why it cannot be trained, else empty.
+        reported: {metric: percent} by the source's names.
+        metrics: {name in ``reported``: "task/metric" of this project}.
+    """
+
+    table: str
+    id: str
+    method: str
+    source: str
+    dataset: str
+    model: str
+    task: str
+    training: Training | None
+    first_stage: Training | None
+    not_trained: str
+    num_gpus: int
+    reported: dict[str, float] = field(hash=False, default_factory=dict)
+    metrics: dict[str, str] = field(hash=False, default_factory=dict)
+    note: str = ""
+
+    @property
+    def name(self) -> str:
+        """``TABLE/ROW``."""
+        return f"{self.table}/{self.id}"
+
+    def metric(self, name: str) -> str:
+        """The ``task/metric`` of this project that a reported name stands for."""
+        if name in self.metrics:
+            return self.metrics[name]
+        if name.startswith("APbbox"):  # APbbox, APbbox_r
+            return f"bbox/AP{name.removeprefix('APbbox').lstrip('_')}"
+        return f"{self.task}/{name}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its rows and what its file says about all of them."""
+
+    name: str
+    title: str
+    rows: tuple[Row, ...]
+    seeds: tuple[int, ...] = (0,)
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def by_id(self) -> dict[str, Row]:
+        """The rows by their ids."""
+        return {row.id: row for row in self.rows}
+
+
+def read_table(path: str | Path) -> Table:
+    """Read a table file.
+
+    Raises:
+        UserError: it is not a table; the sentence names the file, the row and the key.
+    """
+    path = Path(path)
+    try:
+        content = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except OSError as error:
+        raise UserError(f"Table {path} cannot be read ({error.strerror}).") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"Table {path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
+        raise UserError(f"Table {path} has no rows; see the tables beside it for the form.")
+    _refuse_unknown_keys(content, TABLE_KEYS, f"Table {path}")
+    rows = tuple(_read_row(path.stem, content, record) for record in content["rows"])
+    ids = [row.id for row in rows]
+    for row_id in ids:
+        if ids.count(row_id) > 1:
+            raise UserError(f"Table {path} has two rows of id {row_id}; rename one.")
+    return Table(
+        name=path.stem,
+        title=str(content.get("title", path.stem)),
+        rows=rows,
+        seeds=tuple(content.get("seeds", (0,))),
+        notes=tuple(content.get("notes", ())),
+    )
+
+
+def _read_row(table: str, shared: dict[str, Any], record: Any) -> Row:
+    if not isinstance(record, dict) or "id" not in record:
+        raise UserError(f"Table {table} has a row without id.")
+    where = f"Row {table}/{record['id']}"
+    _refuse_unknown_keys(record, ROW_KEYS, where)
+    values = {key: shared[key] for key in SHARED_KEYS if key in shared} | record
+    reason = str(values.get("not_trained") or "")
+    if not (reason or values.get("config")):
+        raise UserError(f"{where} has neither a config nor not_trained, which says why it has none.")
+    own = {"config": values.get("config"), "overrides": values.get("overrides", ())}
+    return Row(
+        table=table,
+        id=str(record["id"]),
+        **{key: str(values.get(key, "")) for key in ("method", "source", "dataset", "model", "note")},
+        task=values.get("task", "segm"),
+        training=None if reason else _read_training(own, where),
+        first_stage=None if reason or not values.get("first_stage") else _read_training(values["first_stage"], where),
+        not_trained=reason,
+        num_gpus=int(shared.get("num_gpus", 1)),
+        reported=dict(values.get("reported") or {}),
+        metrics=dict(values.get("metrics") or {}),
+    )
+
+
+def _read_training(record: dict[str, Any], where: str) -> Training:
+    overrides = record.get("overrides") or ()
+    if not isinstance(record.get("config"), str) or len(overrides) % 2:
+        raise UserError(f"{where}: a config file and pairs of KEY, VALUE in overrides are needed.")
+    return Training(record["config"], tuple(str(value) for value in overrides))
+
+
+def _refuse_unknown_keys(record: dict[str, Any], known: set[str], where: str) -> None:
+    for key in record:
+        if key not in known:
+            nearest = difflib.get_close_matches(str(key), known, n=1)
+            raise UserError(f"{where} has the unknown key {key}; {_did_you_mean(nearest, known)}")
+
+
+def table_names(folder: Path = TABLES) -> list[str]:
+    """Names of all tables, those of the papers in their order."""
+
+    def order(name: str) -> tuple[str, int, str]:
+        head, _, number = name.rpartition("_t")
+        return (head, int(number), "") if number.isdigit() else (name.split("_")[0], 99, name)
+
+    return sorted((path.stem for path in folder.glob("*.yaml")), key=order)
+
+
+def find_table(name: str, folder: Path = TABLES) -> Table:
+    """The table of a name.
+
+    Raises:
+        UserError: there is none; the nearest name is given.
+    """
+    names = table_names(folder)
+    if not names:
+        raise UserError(f"{folder} has no tables; run this in the folder of the repository.")
+    if name not in names:
+        nearest = difflib.get_close_matches(name, names, n=1)
+        raise UserError(f"There is no table {name}; {_did_you_mean(nearest, names)}")
+    return read_table(folder / f"{name}.yaml")
+
+
+def find_rows(name: str, folder: Path = TABLES) -> tuple[Table, tuple[Row, ...]]:
+    """The rows that TABLE or TABLE/ROW names.
+
+    Raises:
+        UserError: there is no such table or row; the nearest name is given.
+    """
+    table_name, _, row_id = name.strip("/").partition("/")
+    table = find_table(table_name, folder)
+    if not row_id:
+        return table, table.rows
+    if row_id not in table.by_id:
+        nearest = difflib.get_close_matches(row_id, table.by_id, n=1)
+        raise UserError(f"Table {table_name} has no row {row_id}; {_did_you_mean(nearest, table.by_id)}")
+    return table, (table.by_id[row_id],)
+
+
+def _did_you_mean(nearest: list[str], known: Any) -> str:
+    return f"did you mean {nearest[0]}?" if nearest else f"choose one of {', '.join(sorted(known))}."
