@@ -18,6 +18,7 @@ import logging
 import sys
 from pathlib import Path
 
+from eql_d2.analysis.paper_tables import tables_of
 from eql_d2.analysis.run_report import report_page
 from eql_d2.analysis.runs import find_runs
 from eql_d2.errors import UserError
@@ -34,6 +35,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="FOLDER",
         help="run folders, ledger files, or folders of such",
     )
+    parser.add_argument(
+        "--tables", nargs="+", default=(), metavar="NAME", help="tables of configs/tables (default: those of the runs)"
+    )
+    parser.add_argument("--scale", default="paper", choices=("paper", "emoji"), help="at which tables were trained")
     parser.add_argument("--output", type=Path, default=Path("report.html"), metavar="FILE", help="the page")
     parser.add_argument("--images", type=int, default=8, help="images of a gallery (default 8); 0 for none")
     parser.add_argument(
@@ -56,7 +61,8 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"There is nothing to report on. {' '.join(skipped)}")
     for sentence in skipped:
         print(sentence)
-    page = report_page(runs, skipped, gallery_images=args.images, score_threshold=args.score_threshold)
+    tables = tables_of(args.runs, args.tables, args.scale)
+    page = report_page(runs, skipped, tables=tables, gallery_images=args.images, score_threshold=args.score_threshold)
     try:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(page, encoding="utf-8")

@@ -26,9 +26,12 @@ nav a { margin-right: 1rem; color: var(--mark); }
 .sortable th[aria-sort="ascending"] button::after { content: "▴"; }
 .sortable th[aria-sort="descending"] button::after { content: "▾"; }
 .sortable th:first-child, .sortable td:first-child {
-  position: sticky; left: 0; z-index: 1; background: var(--paper); min-width: 8rem; max-width: 18rem;
+  position: sticky; left: 0; z-index: 1; background: var(--paper); min-width: clamp(7rem, 28vw, 13rem);
+  max-width: 18rem; line-height: 1.3;
   overflow-wrap: anywhere; white-space: normal;
 }
+.sortable td:not(.number, :first-child) { min-width: 7rem; }
+.sortable .start ~ td:not(.number) { min-width: 24rem; }
 .sortable .start { padding-left: .8rem; border-left: 1px solid var(--line); }
 .sortable th.number { text-align: right; }
 .sortable .better { color: var(--fine); } .sortable .worse { color: var(--defect); }
@@ -51,7 +54,7 @@ tr[hidden] { display: none; }
 }
 .remarks li { overflow-wrap: anywhere; }
 @media (max-width: 40rem) {
-  .sortable th:first-child, .sortable td:first-child { min-width: 5rem; max-width: 8rem; }
+  .sortable th:first-child, .sortable td:first-child { max-width: 8.5rem; }
   .sortable th, .sortable td { padding-right: .5rem; }
   .sortable th button::after { width: .7em; }
   .pair.two:not(.large) { gap: .4rem; }
@@ -101,7 +104,8 @@ REPORT_SCRIPT = """
       shown += !row.hidden;
     }
     for (const table of tables) {
-      table.closest("section").hidden = words.length > 0 && [...table.tBodies[0].rows].every(row => row.hidden);
+      const empty = [...table.tBodies[0].rows].every(row => row.hidden);
+      (table.closest("section.table") ?? table).hidden = words.length > 0 && empty;
     }
     told.textContent = words.length ? `${shown} of ${rows.length} rows` : "";
   };

@@ -12,12 +12,19 @@ RUN_METRICS = ("AP", "AP50", "APr", "APc", "APf")
 TASK_NAMES = {"bbox": "box", "segm": "mask"}
 
 
+class Title(NamedTuple):
+    """A cell of two lines of plain text, the second small."""
+
+    text: str
+    further: str
+
+
 class Cell(NamedTuple):
-    """A cell of a table.
+    """A cell of a number.
 
     Attributes:
         text: HTML.
-        value: what a number is sorted by; None where there is none.
+        value: what it is sorted by; None where there is none.
         kind: further CSS classes.
     """
 
@@ -26,16 +33,23 @@ class Cell(NamedTuple):
     kind: str = ""
 
 
+AnyCell = Cell | Title | str
+
+
 def number_cell(value: float | None, digits: int = 1, kind: str = "", sign: bool = False) -> Cell:
     """A number's cell, "–" for None or NaN."""
     if value is None or math.isnan(value):
         return Cell("–", None, kind)
-    text = f"{value:+,.{digits}f}" if sign else f"{value:,.{digits}f}"
+    rounded = round(value, digits) + 0.0  # no minus before zero
+    text = f"{rounded:+,.{digits}f}" if sign and rounded else f"{rounded:,.{digits}f}"
     return Cell(text.replace("-", "−"), value, kind)
 
 
 def sortable_table(
-    name: str, headers: Sequence[str], rows: Sequence[Sequence[Cell | str]], groups: Sequence[tuple[str, int]] = ()
+    name: str,
+    headers: Sequence[str],
+    rows: Sequence[Sequence[AnyCell]],
+    groups: Sequence[tuple[str, int]] = (),
 ) -> str:
     """A table whose headers sort it.
 
@@ -69,6 +83,9 @@ def sortable_table(
             if isinstance(cell, Cell):
                 value = "" if cell.value is None else f"{cell.value:.9g}"
                 cells.append(f'<td{kinds(column, cell.kind)} data-v="{value}">{cell.text}</td>')
+            elif isinstance(cell, Title):
+                further = f'<br><span class="soft">{html.escape(cell.further)}</span>'
+                cells.append(f"<td{kinds(column)}>{html.escape(cell.text)}{further}</td>")
             else:
                 cells.append(f"<td{kinds(column)}>{html.escape(cell)}</td>")
         body.append(f"<tr>{''.join(cells)}</tr>")
@@ -78,6 +95,21 @@ def sortable_table(
         f'<div class="wide"><table class="sortable" data-name="{html.escape(name)}"><thead>{head}</thead>'
         f"<tbody>\n{rows_text}\n</tbody></table></div>"
     )
+
+
+def remarks(sentences: Sequence[str]) -> str:
+    """Sentences of plain text as a list."""
+    if not sentences:
+        return ""
+    items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
+    return f'<ul class="soft remarks">{items}</ul>'
+
+
+def folded(title: str, sentences: Sequence[str]) -> str:
+    """Sentences of plain text that a click shows."""
+    if not sentences:
+        return ""
+    return f'<details class="soft"><summary>{title} ({len(sentences)})</summary>{remarks(sentences)}</details>'
 
 
 def runs_table(runs: Sequence[Run]) -> tuple[str, list[str]]:

@@ -7,7 +7,7 @@ from eql_d2.analysis.charts import page_figure
 from eql_d2.analysis.gallery import gallery, legend
 from eql_d2.analysis.page import html_page
 from eql_d2.analysis.report_page_style import REPORT_SCRIPT, REPORT_STYLE
-from eql_d2.analysis.report_tables import runs_table
+from eql_d2.analysis.report_tables import folded, remarks, runs_table
 from eql_d2.analysis.run_figures import FIGURES, group_means_table
 from eql_d2.analysis.runs import Run
 from eql_d2.errors import UserError
@@ -35,14 +35,14 @@ def report_page(
         score_threshold: see :func:`eql_d2.analysis.gallery.gallery`.
     """
     table, without_metrics = runs_table(runs)
-    sections = [("runs", "Runs", f"{table}{_remarks(without_metrics)}")]
+    sections = [("runs", "Runs", f"{table}{remarks(without_metrics)}")]
     if tables:
         sections.insert(0, ("tables", "Reported and reproduced", "\n".join(tables)))
     sections.append(("figures", "Figures", _figures(runs)))
     if gallery_images:
         sections.append(("galleries", "Detections", _galleries(runs, gallery_images, score_threshold)))
     if skipped:
-        sections.append(("skipped", "Left out", _remarks(skipped)))
+        sections.append(("skipped", "Left out", remarks(skipped)))
     links = "".join(f'<a href="#{key}">{title}</a>' for key, title, _ in sections)
     parts = ["<h1>Report on runs</h1>", _summary(runs, skipped), f"<nav>{links}</nav>", _FILTER]
     parts += [f'<section id="{key}"><h2>{title}</h2>\n{content}</section>' for key, title, content in sections]
@@ -62,13 +62,6 @@ def _summary(runs: Sequence[Run], skipped: Sequence[str]) -> str:
     return f'<p class="soft">{text}. Metrics are in percent; a click on a header sorts by it.</p>'
 
 
-def _remarks(sentences: Sequence[str]) -> str:
-    if not sentences:
-        return ""
-    items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
-    return f'<ul class="soft remarks">{items}</ul>'
-
-
 def _figures(runs: Sequence[Run]) -> str:
     shown, missing, parts = runs[:MOST_IN_FIGURES], [], []
     for make in FIGURES.values():
@@ -78,14 +71,14 @@ def _figures(runs: Sequence[Run]) -> str:
             missing.append(f"A figure was left out. {error}")
             continue
         table = group_means_table(figure) if figure.group_means else ""
-        left_out = [f"Not in this figure: {sentence}" for sentence in figure.left_out]
         parts.append(
             f"<figure><h3>{figure.title}</h3>{page_figure(figure.draw, figure.title)}"
-            f"<figcaption>{html.escape(figure.caption)}</figcaption>{table}{_remarks(left_out)}</figure>"
+            f"<figcaption>{html.escape(figure.caption)}</figcaption>{table}"
+            f"{folded('Not in this figure', figure.left_out)}</figure>"
         )
     if len(runs) > len(shown):
         missing.append(f"Figures show the first {len(shown)} of {len(runs)} runs; name fewer to see others.")
-    return f'<div class="columns figures">{"".join(parts)}</div>{_remarks(missing)}'
+    return f'<div class="columns figures">{"".join(parts)}</div>{remarks(missing)}'
 
 
 def _galleries(runs: Sequence[Run], num_images: int, score_threshold: float | None) -> str:
@@ -117,4 +110,4 @@ def _galleries(runs: Sequence[Run], num_images: int, score_threshold: float | No
             which = f"those with a score of at least {score_threshold:g}"
         note = f"Of each image's detections, {which}. Images are taken at equal distances over the test set."
         parts.append(f'<h3>{html.escape(name)}</h3><p class="soft">{note}</p>{legend()}{pictures}')
-    return "".join(parts) + _remarks(left_out)
+    return "".join(parts) + remarks(left_out)

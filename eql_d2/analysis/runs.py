@@ -9,17 +9,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import orjson
 import torch
 from detectron2.config import CfgNode
 
+from eql_d2.analysis.ledger import read_entry
 from eql_d2.engine.class_watch import FILE_NAME as GRADIENT_FILE
 from eql_d2.engine.description import read_description
+from eql_d2.engine.ledger import FILE_NAME as LEDGER_FILE
 from eql_d2.engine.setup import parse_config
 from eql_d2.errors import UserError
 
-LEDGER_VERSION = 1
-LEDGER_FILE = "ledger.json"
 _SIGNS_OF_A_RUN = (LEDGER_FILE, "config.yaml", "metrics.json")
 Values = dict[int, float]  # by category id
 
@@ -213,31 +212,11 @@ def _places_of_runs(path: Path) -> list[Path]:
 
 def _read_run(place: Path) -> Run:
     if place.is_file():
-        entry = read_ledger_entry(place)
+        entry = read_entry(place)
         return Run(str(entry["name"]), None, entry)
     ledger = place / LEDGER_FILE
-    entry = read_ledger_entry(ledger) if ledger.is_file() else None
+    entry = read_entry(ledger) if ledger.is_file() else None
     return Run(str(entry["name"]) if entry else place.name, place, entry)
-
-
-def read_ledger_entry(path: Path) -> dict[str, Any]:
-    """Read a ledger entry.
-
-    Raises:
-        UserError: the file is no ledger entry, or one of another version.
-    """
-    try:
-        entry = orjson.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path.name} cannot be read ({error}).") from None
-    if not isinstance(entry, dict) or "version" not in entry:
-        raise UserError(f"{path.name} is no ledger entry.")
-    if entry["version"] != LEDGER_VERSION:
-        raise UserError(f"its ledger entry is of version {entry['version']}; this project reads {LEDGER_VERSION}.")
-    missing = [key for key in ("name", "config", "metrics") if key not in entry]
-    if missing:
-        raise UserError(f"its ledger entry has no {', '.join(missing)}.")
-    return entry
 
 
 def _with_unique_names(runs: list[Run]) -> list[Run]:

@@ -59,9 +59,9 @@ def test_the_page_has_the_numbers_of_the_runs(page):
 
 def test_the_page_says_what_it_lacks(page):
     text = page.read_text()
-    assert "old.json was skipped: its ledger entry is of version 0" in text
+    assert "old.json has version 0" in text
     assert "model_final.pth is missing" in text
-    assert "Not in this figure: &lt;b&gt;softmax: " in text
+    assert "<li>&lt;b&gt;softmax: " in text
     assert "<b>softmax" not in text  # a name is no markup
 
 
