@@ -255,7 +255,8 @@ def command_of(
     command = [*python, tool, "--config-file", str(CONFIGS / training.config), "--num-gpus", str(num_gpus)]
     if state == "resume":
         command.append("--resume")
-    command += [*training.overrides, *more]
-    if weights is not None:
-        command += ["MODEL.WEIGHTS", str(weights)]
+    overrides = list(training.overrides)
+    if weights is not None and run.before is not None:
+        overrides[-1] = str(weights)  # in place of the name alone, see recipes_of_row
+    command += [*overrides, *more]
     return [*command, "OUTPUT_DIR", str(run.folder), "SEED", str(run.seed)]

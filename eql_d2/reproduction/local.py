@@ -1,0 +1,162 @@
+"""Carrying out the runs of a plan on this machine, one after the other."""
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from eql_d2.errors import UserError
+from eql_d2.reproduction.runs import FINAL_WEIGHTS, Run, command_of, finished_runs, state_of
+
+CONSOLE_FILE = "console.log"
+SECONDS_BETWEEN_LOOKS = 15.0
+
+
+def default_processes(run: Run) -> int:
+    """GPUs of this machine, up to as many as the source of the row had; without any one process on the CPU."""
+    return max(1, min(run.num_gpus, torch.cuda.device_count()))
+
+
+def weights_of(run: Run, output: Path) -> Path | None:
+    """The final weights that a run starts from; None if it starts from those of its config.
+
+    Raises:
+        UserError: the run before has not finished, or its weights are gone.
+    """
+    if run.before is None:
+        return None
+    state, folder = state_of(run.before, finished_runs(output))
+    if state != "done":
+        raise UserError(f"{run.name} starts from {run.before.name}, which has not finished; run that first.")
+    weights = folder / FINAL_WEIGHTS
+    if not weights.exists():
+        raise UserError(f"{run.name} starts from {weights}, which is not there; delete {folder} to train it again.")
+    return weights
+
+
+def dry_run(runs: Sequence[Run], output: Path, num_gpus: int | None, more: Sequence[str] = ()) -> list[str]:
+    """One line a run: its state, and the command if there is something to do."""
+    finished = finished_runs(output)
+    lines = []
+    for run in runs:
+        state, folder = state_of(run, finished)
+        if state == "done":
+            lines.append(f"{run.name}: done, in {folder}")
+            continue
+        weights = run.before.folder / FINAL_WEIGHTS if run.before else None
+        if run.before and run.before.key in finished:
+            weights = finished[run.before.key] / FINAL_WEIGHTS
+        processes = num_gpus or default_processes(run)
+        lines.append(f"{run.name}: {shown(command_of(run, state, num_gpus=processes, weights=weights, more=more))}")
+    return lines
+
+
+def carry_out(
+    runs: Sequence[Run],
+    output: Path,
+    num_gpus: int | None = None,
+    more: Sequence[str] = (),
+    tell: Callable[[str], None] = print,
+) -> list[str]:
+    """Train all runs that are not done, resuming broken ones; a run that fails does not keep the others from theirs.
+
+    Args:
+        runs: of a plan, in its order.
+        output: folder of all runs.
+        num_gpus: processes of a run; None takes :func:`default_processes`.
+        more: KEY VALUE pairs for all of them.
+        tell: prints a line of progress.
+
+    Returns:
+        One sentence for each run that failed.
+    """
+    failures: list[str] = []
+    taken: list[float] = []
+    for place, run in enumerate(runs):
+        try:
+            state, folder = state_of(run, finished_runs(output))
+            if state == "done":
+                tell(f"{run.name}: done already, in {folder}")
+                continue
+            processes = num_gpus or default_processes(run)
+            weights = weights_of(run, output)
+            command = command_of(run, state, num_gpus=processes, weights=weights, python=(sys.executable,), more=more)
+            tell(f"{run.name} ({place + 1} of {len(runs)}): {'resuming' if state == 'resume' else 'starting'}")
+            taken.append(_train(run, command, len(runs) - place - 1, taken, tell))
+        except UserError as error:
+            failures.append(str(error))
+            tell(f"{run.name}: {error}")
+    return failures
+
+
+def _train(run: Run, command: list[str], remaining: int, taken: list[float], tell: Callable[[str], None]) -> float:
+    """Train one run and tell of its progress; gives the seconds it took."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    with open(run.folder / CONSOLE_FILE, "a") as console:
+        process = subprocess.Popen(command, stdout=console, stderr=subprocess.STDOUT)
+        try:
+            while process.poll() is None:
+                try:
+                    process.wait(SECONDS_BETWEEN_LOOKS)
+                except subprocess.TimeoutExpired:
+                    tell(_progress(run, time.monotonic() - began, remaining, taken))
+        except BaseException:  # Ctrl-C: the run can be resumed
+            process.terminate()
+            process.wait()
+            raise
+    seconds = time.monotonic() - began
+    if process.returncode:
+        raise UserError(f"{run.name} failed: {_last_line(run.folder / CONSOLE_FILE)}")
+    state_of(run, {})  # what it left is what was wanted
+    tell(f"{run.name}: done in {_clock(seconds)}")
+    return seconds
+
+
+def _progress(run: Run, elapsed: float, remaining: int, taken: list[float]) -> str:
+    iterations = run.recipe.cfg.SOLVER.MAX_ITER
+    record = last_record(run.folder / "metrics.json")
+    if record is None:
+        return f"{run.name}: {_clock(elapsed)}, no iteration logged yet"
+    left = record.get("eta_seconds", 0.0)
+    line = f"{run.name}: iteration {record['iteration'] + 1} of {iterations}, {_clock(left)} left"
+    if not remaining:
+        return line
+    each = sum(taken) / len(taken) if taken else elapsed + left
+    return f"{line}; all in about {_clock(left + remaining * each)}"
+
+
+def last_record(metrics_file: Path) -> dict | None:
+    """The last whole line of a run's ``metrics.json``; None without one."""
+    try:
+        lines = metrics_file.read_text().splitlines()
+    except OSError:
+        return None
+    for line in reversed(lines):
+        try:
+            return json.loads(line)
+        except json.JSONDecodeError:  # being written
+            continue
+    return None
+
+
+def _last_line(path: Path) -> str:
+    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    told = [line for line in lines[-50:] if line.startswith("error: ")]
+    return f"{(told or lines or ['nothing was printed'])[-1].removeprefix('error: ')} (see {path})"
+
+
+def shown(command: Sequence[str]) -> str:
+    """A command as one types it in a shell."""
+    return shlex.join(command)
+
+
+def _clock(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, seconds = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,53 @@
+"""Rows at the size of EmojiLVIS: the method stays, thresholds stand where they stood in the tail."""
+
+import pytest
+
+from eql_d2.errors import UserError
+from eql_d2.reproduction.runs import recipes_of_row
+from eql_d2.reproduction.tables import find_rows
+from tests.conftest import ROOT
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def cfg_of(name):
+    return recipes_of_row(find_rows(name)[1][0], "emoji")[0].cfg
+
+
+@pytest.mark.parametrize(("row", "largest"), [("r013", 10), ("r017", 100)])
+def test_lambda_parts_rare_and_common_classes_as_on_lvis(row, largest):
+    lambda_ = cfg_of(f"eql_t2/{row}").MODEL.LONG_TAIL.EQL.LAMBDA
+    images = 800
+    assert largest / images < lambda_ < (largest + 1) / images
+
+
+def test_methods_and_their_keys_are_the_rows():
+    assert cfg_of("eql_t2/r012").MODEL.LONG_TAIL.EQL.LAMBDA == 0
+    assert not cfg_of("eql_t4/r024").MODEL.LONG_TAIL.EQL.EXCLUDE_BACKGROUND
+    seesaw = cfg_of("seesaw_t5/r151")
+    assert (seesaw.MODEL.LONG_TAIL.SEESAW.P, seesaw.MODEL.ROI_BOX_HEAD.NORMED_CLASSIFIER) == (0.2, False)
+    assert cfg_of("seesaw_t7/r163").MODEL.ROI_BOX_HEAD.TEMPERATURE == 10
+    assert cfg_of("seesaw_t1/r116").MODEL.ROI_MASK_HEAD.NAME == "NormedMaskRCNNConvUpsampleHead"
+    assert cfg_of("seesaw_t1/r125").MODEL.ROI_HEADS.NAME == "LongTailCascadeROIHeads"
+    assert cfg_of("eql_t5/r028").DATALOADER.SAMPLER_TRAIN == "ClassAwareTrainingSampler"
+    # 1e-3 of 99,388 images are 99 of them, and so are 0.124 of 800.
+    assert pytest.approx(0.124, abs=0.001) == cfg_of("seesaw_t1/r117").DATALOADER.REPEAT_THRESHOLD
+
+
+def test_data_and_schedule_are_emoji_lvis_own():
+    for name in ("eql_t1/r011", "seesaw_t1/r131", "eqlv2_open_images/r092", "bags_readme/r236"):
+        cfg = cfg_of(name)
+        assert cfg.DATASETS.TRAIN == ("emoji_lvis_demo_train",)
+        assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH, cfg.MODEL.RESNETS.DEPTH) == (1200, 4, 18)
+    recipe, first = recipes_of_row(find_rows("seesaw_t9/r174")[1][0], "emoji")
+    assert (recipe.cfg.SOLVER.MAX_ITER, first.cfg.SOLVER.MAX_ITER) == (300, 1200)
+    assert recipe.cfg.MODEL.ROI_BOX_HEAD.PREDICTOR == "BAGSPredictor"
+    assert first.cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler"
+
+
+def test_rows_without_counterpart_say_why():
+    with pytest.raises(UserError, match="the constants of its threshold function are for LVIS"):
+        cfg_of("eql_t3/r021")
