@@ -113,28 +113,40 @@ def folded(title: str, sentences: Sequence[str]) -> str:
 
 
 def runs_table(runs: Sequence[Run]) -> tuple[str, list[str]]:
-    """All runs with their metrics, a row a run, test set and task.
+    """All runs with their metrics, a row a run, test set and task; a table of its own for tasks of other metrics.
 
     Returns:
         HTML; and a sentence for each run that has no metrics.
     """
-    rows, left_out = [], []
-    with_costs = any(run.entry for run in runs)
+    found: list[tuple[Run, str, str, dict[str, float | None]]] = []
+    left_out = []
     for run in runs:
         try:
             metrics = run.metrics
         except UserError as error:
             left_out.append(f"{run.name}: {error}")
             continue
-        for dataset, of_tasks in metrics.items():
-            for task, values in of_tasks.items():
-                if task in TASK_NAMES:
-                    numbers = [number_cell(values.get(metric)) for metric in RUN_METRICS]
-                    costs = _costs(run.entry) if with_costs else []
-                    rows.append([run.name, TASK_NAMES[task], *numbers, *costs, dataset or "–"])
+        found += [(run, name, task, values) for name, tasks in metrics.items() for task, values in tasks.items()]
+    with_costs = any(run.entry for run in runs)
     costs = ["seed", "iterations", "training, min", "memory, MB"] if with_costs else []
-    headers = ["run", "AP of", *RUN_METRICS, *costs, "test set"]
-    return (sortable_table("runs", headers, rows) if rows else "<p>No run has metrics.</p>"), left_out
+    detection = [record for record in found if record[2] in TASK_NAMES]
+    others = dict.fromkeys(task for _, _, task, _ in found if task not in TASK_NAMES)
+    tables = []
+    for title, records in [("AP of", detection), *((o, [r for r in found if r[2] == o]) for o in others)]:
+        names = RUN_METRICS if title == "AP of" else tuple(dict.fromkeys(name for r in records for name in r[3]))
+        rows = [
+            [
+                run.name,
+                TASK_NAMES.get(task, task),
+                *(number_cell(values.get(name)) for name in names),
+                *(_costs(run.entry) if with_costs else ()),
+                dataset or "–",
+            ]
+            for run, dataset, task, values in records
+        ]
+        if rows:
+            tables.append(sortable_table("runs", ["run", title, *names, *costs, "test set"], rows))
+    return "".join(tables) or "<p>No run has metrics.</p>", left_out
 
 
 def _costs(entry: dict[str, Any] | None) -> list[Cell]:

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from eql_d2.analysis.report_tables import runs_table
+from eql_d2.analysis.runs import Run
 from tests.analysis.made_up_run import ledger_entry, write_dataset, write_run
 from tests.analysis.test_dataset_report import PageReader
 from tests.browser import Browser, find_browser
@@ -63,6 +65,16 @@ def test_the_page_says_what_it_lacks(page):
     assert "model_final.pth is missing" in text
     assert "<li>&lt;b&gt;softmax: " in text
     assert "<b>softmax" not in text  # a name is no markup
+
+
+def test_tasks_of_other_metrics_have_a_table_of_their_own(tmp_path):
+    entry = ledger_entry(write_dataset(tmp_path / "data"), name="images")
+    entry["metrics"] = {"cifar": {"classification": {"top1": 71.25, "many": None}}}
+    table, left_out = runs_table([Run("images", None, entry)])
+    header, row = [row for row in PageReader(table).rows if row]
+    assert header[:4] == ["run", "classification", "top1", "many"]
+    assert row[:4] == ["images", "classification", "71.2", "–"]
+    assert not left_out
 
 
 def test_nothing_to_report_on(tmp_path, monkeypatch):
