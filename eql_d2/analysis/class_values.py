@@ -84,9 +84,9 @@ def positive_scores(run: Run, dataset: str) -> Values:
             continue
         detections = results.of_image(image_id)
         iou = box_iou(corners(objects), corners(detections))
-        same = np.array([[o["category_id"] == d["category_id"] for d in detections] for o in objects], dtype=bool)
+        classes, found = (np.array([r["category_id"] for r in records], dtype=int) for records in (objects, detections))
         scores = np.array([d["score"] for d in detections])
-        fits = same.reshape(iou.shape) & (iou >= MIN_IOU)
+        fits = (classes[:, None] == found[None, :]) & (iou >= MIN_IOU)
         best = np.where(fits, scores[None, :], 0).max(axis=1, initial=0)
         for annotation, score in zip(objects, best.tolist(), strict=True):
             totals[annotation["category_id"]] += score

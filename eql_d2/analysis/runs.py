@@ -200,7 +200,7 @@ def find_runs(paths: list[Path]) -> tuple[list[Run], list[str]]:
                 runs.append(_read_run(place))
             except UserError as error:
                 skipped.append(f"{place} was skipped: {error}")
-    return _with_unique_names(runs), skipped
+    return _with_unique_names(_without_copies(runs)), skipped
 
 
 def _places_of_runs(path: Path) -> list[Path]:
@@ -217,6 +217,15 @@ def _read_run(place: Path) -> Run:
     ledger = place / LEDGER_FILE
     entry = read_entry(ledger) if ledger.is_file() else None
     return Run(str(entry["name"]) if entry else place.name, place, entry)
+
+
+def _without_copies(runs: list[Run]) -> list[Run]:
+    """Leave out ledger entries of runs that are there already, with their folder if one has it."""
+    kept: list[Run] = []
+    for run in sorted(runs, key=lambda run: run.folder is None):
+        if run.entry is None or all(run.entry != other.entry for other in kept):
+            kept.append(run)
+    return [run for run in runs if any(run is other for other in kept)]
 
 
 def _with_unique_names(runs: list[Run]) -> list[Run]:

@@ -249,16 +249,22 @@ def test_many_classes_are_lines_without_dots(dataset):
 def test_runs_are_found_and_told_apart(dataset, tmp_path):
     for name in ("a", "b"):
         write_run(tmp_path / "runs" / name / "eql", dataset)
+    assert [run.name for run in find_runs([tmp_path / "runs"])[0]] == [
+        f"eql ({tmp_path / 'runs' / name / 'eql'})" for name in ("a", "b")
+    ]
     ledger = tmp_path / "ledger" / "table" / "row"
     ledger.mkdir(parents=True)
     for seed in range(3):
         (ledger / f"seed_{seed}.json").write_text(json.dumps(ledger_entry(dataset, name=f"row/seed_{seed}")))
     (ledger / "seed_1.json").write_text(json.dumps(ledger_entry(dataset, version=2)))
     (ledger / "seed_2.json").write_text("{")
+    (tmp_path / "runs" / "a" / "eql" / "ledger.json").write_text(json.dumps(ledger_entry(dataset, name="a/seed_0")))
+    (ledger / "seed_3.json").write_text(json.dumps(ledger_entry(dataset, name="a/seed_0")))  # a copy of the same run
+    (ledger / "seed_4.json").write_text(json.dumps(ledger_entry(dataset, name="row/seed_0", seed=4)))
     (tmp_path / "empty").mkdir()
     runs, skipped = find_runs([tmp_path / "runs", tmp_path / "ledger", tmp_path / "empty"])
-    folders = [tmp_path / "runs" / name / "eql" for name in ("a", "b")]
-    assert [run.name for run in runs] == [*(f"eql ({folder})" for folder in folders), "row/seed_0"]
+    assert [run.name for run in runs] == ["a/seed_0", "eql", "row/seed_0", "row/seed_0 #2"]
+    assert [run.folder for run in runs] == [*(tmp_path / "runs" / name / "eql" for name in ("a", "b")), None, None]
     assert "seed_1.json was skipped" in skipped[0] and "version 2" in skipped[0]
     assert "seed_2.json was skipped" in skipped[1]
     assert "empty was skipped" in skipped[2]
