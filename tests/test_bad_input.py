@@ -162,6 +162,22 @@ def test_missing_test_images_are_noticed_before_training(own_set, options):
     assert "Image folder nowhere does not exist" in refused(options)
 
 
+def test_a_defect_stops_a_run_before_it_begins_unless_ignored(own_set, options):
+    path = own_set / "train.json"
+    content = orjson.loads(path.read_bytes())
+    content["annotations"][7]["bbox"] = [500, 500, 5, 5]
+    path.write_bytes(orjson.dumps(content))
+    (own_set / content["images"][3]["file_name"]).unlink()
+    number, image = content["annotations"][7]["id"], content["annotations"][7]["image_id"]
+    assert f"{path}: annotation {number} of image {image} has a box outside its image; " in refused(options)
+    args = Namespace(config_file=TINY, opts=options, eval_only=False, resume=False, ignore=True)
+    loader = LongTailTrainer(setup(args)).data_loader
+    assert len(loader.dataset) < len({annotation["image_id"] for annotation in content["annotations"]})
+    content["annotations"].pop(7)
+    path.write_bytes(orjson.dumps(content))
+    assert f"image {content['images'][3]['file_name']} is not in the image folder" in refused(options)
+
+
 def test_datasets_of_different_classes(own_set, options):
     path = own_set / "val.json"
     path.write_text(path.read_text().replace('"name":"', '"name":"other_'))
