@@ -126,9 +126,10 @@ def collect_runs(args: argparse.Namespace) -> None:
         results, of_table = collect(table, ledger, args.scale)
         left_out += of_table if args.table else [s for s in of_table if "cannot be trained" not in s]
         if args.format == "json":
-            told[name] = records(results)
+            told[name] = records(results, args.scale == "paper")
             continue
-        print(f"{table.title}\n\n{text_table(results, 'github' if args.format == 'markdown' else 'simple')}\n")
+        form = "github" if args.format == "markdown" else "simple"
+        print(f"{table.title}\n\n{text_table(results, form, compare=args.scale == 'paper')}\n")
     if args.format == "json":
         print(json.dumps({"tables": told, "left_out": left_out}, indent=1))
     else:
@@ -195,5 +196,7 @@ if __name__ == "__main__":
         main()
     except UserError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from the last checkpoint")
     except BrokenPipeError:  # of head and the like
         sys.exit(0)

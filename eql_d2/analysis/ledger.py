@@ -71,6 +71,9 @@ def read_entry(path: str | Path) -> dict[str, Any]:
             f"Ledger entry {path} has version {entry['version']}, but this code reads version {VERSION}; run it again "
             "or use the code that wrote it."
         )
+    if isinstance(entry.get("classes"), dict):  # as columns, see write_entry
+        columns = entry["classes"]
+        entry["classes"] = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     for key, kind in FIELDS.items():
         if not isinstance(entry.get(key), kind):
             raise UserError(f"Ledger entry {path} has no {key} of type {kind.__name__}; run that row again.")

@@ -1,7 +1,6 @@
 """The ledger: what a finished run leaves, one small JSON file with all that a table or a report needs of it."""
 
 import csv
-import hashlib
 import importlib.metadata
 import json
 import logging
@@ -12,7 +11,6 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Collection
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from detectron2.utils import comm
 import eql_d2
 from eql_d2.data.annotation_cache import open_annotations
 from eql_d2.data.cache_files import file_digest
+from eql_d2.engine.config_identity import config_hash, plain_config
 from eql_d2.engine.description import class_records, read_description
 from eql_d2.engine.setup import parse_config
 from eql_d2.errors import UserError
@@ -35,12 +34,6 @@ logger = logging.getLogger(__name__)
 FILE_NAME = "ledger.json"
 VERSION = 1
 CURVE_POINTS = 200
-
-# What may differ between two runs of one row of a table: places, the machine and the seed.
-NOT_IN_HASH = ("OUTPUT_DIR", "SEED", "VERSION", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "ENGINE.CPU_THREADS")
-# Files, of which the folder may differ.
-FILES_IN_CONFIG = ("MODEL.WEIGHTS", "MODEL.LONG_TAIL.CATEGORY_COUNTS", "DATASETS.CUSTOM_FILE")
-FILES_OF_DATASET = ("annotations", "images", "ignore_regions")
 
 
 class RunClock(HookBase):
@@ -182,58 +175,15 @@ def run_name(output_dir: str) -> str:
     return "/".join(part for part in Path(output_dir).parts[-3:] if part not in ("/", ".", ".."))
 
 
-def plain_config(cfg: CfgNode) -> dict[str, Any]:
-    """A config as nested dicts of what JSON can hold."""
-    return _plain(cfg)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
-
-
-def config_hash(config: dict[str, Any], ignored: Collection[str] = ()) -> str:
-    """What identifies the training that a config describes, wherever and with whatever seed it runs.
-
-    Args:
-        config: of :func:`plain_config`.
-        ignored: dotted keys to leave out besides :data:`NOT_IN_HASH`.
-
-    Returns:
-        16 hexadecimal digits.
-    """
-    text = json.dumps(config_identity(config, ignored), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def config_identity(config: dict[str, Any], ignored: Collection[str] = ()) -> dict[str, Any]:
-    """{dotted key: value} of a config, without the seed and what is the machine's; files are known by their names."""
-    values = {key: value for key, value in flat(config) if key not in NOT_IN_HASH and key not in ignored}
-    for key in FILES_IN_CONFIG:
-        if values.get(key) and "://" not in values[key]:
-            values[key] = Path(values[key]).name
-    values["DATASETS.CUSTOM"] = [
-        {key: Path(value).name if key in FILES_OF_DATASET else value for key, value in dataset.items()}
-        for dataset in values.get("DATASETS.CUSTOM", [])
-    ]
-    return values
-
-
-def flat(config: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """(dotted key, value) of nested dicts."""
-    pairs = []
-    for key, value in config.items():
-        pairs += flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
-    return pairs
-
-
 def write_entry(path: Path, entry: dict[str, Any]) -> None:
-    """Write an entry in one piece, a line for each of its keys.
+    """Write an entry in one piece, a line for each of its keys; the classes as columns, which takes half the space.
 
     Raises:
         OSError: the folder does not take it.
     """
+    if entry["classes"]:
+        columns = {key: [record[key] for record in entry["classes"]] for key in entry["classes"][0]}
+        entry = {**entry, "classes": columns}
     lines = (f"{json.dumps(key)}: {json.dumps(value, separators=(',', ':'))}" for key, value in entry.items())
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -143,14 +143,19 @@ def _statistics(values: Sequence[float]) -> tuple[float, float, int]:
     return (*mean_and_error(list(values)), len(values))
 
 
-def records(results: Sequence[Reproduced]) -> list[dict[str, Any]]:
-    """The results as JSON: a dict a row, with {"reported", "mean", "error", "seeds", "difference"} a metric."""
+def records(results: Sequence[Reproduced], compare: bool = True) -> list[dict[str, Any]]:
+    """The results as JSON: a dict a row, with {"reported", "mean", "error", "seeds", "difference"} a metric.
+
+    Args:
+        results: of :func:`collect`.
+        compare: False where the reported numbers are of other data, so that no difference means anything.
+    """
     rows = []
     for result in results:
         metrics = {}
         for name, (mean, error, number) in result.metrics.items():
             reported = result.row.reported.get(name)
-            difference = mean - reported if reported is not None and number else math.nan
+            difference = mean - reported if compare and reported is not None and number else math.nan
             values = {"reported": reported, "mean": mean, "error": error, "seeds": number, "difference": difference}
             metrics[name] = {key: None if _undefined(value) else value for key, value in values.items()}
         rows.append(
@@ -168,12 +173,13 @@ def records(results: Sequence[Reproduced]) -> list[dict[str, Any]]:
     return rows
 
 
-def text_table(results: Sequence[Reproduced], form: str = "simple") -> str:
+def text_table(results: Sequence[Reproduced], form: str = "simple", compare: bool = True) -> str:
     """A table for people.
 
     Args:
         results: of :func:`collect`.
         form: of the ``tabulate`` package: "simple", or "github" for Markdown.
+        compare: as of :func:`records`.
 
     Returns:
         A row a row; in each metric's column reported / mean ± standard error (difference), of what is known of these.
@@ -182,7 +188,7 @@ def text_table(results: Sequence[Reproduced], form: str = "simple") -> str:
     names = [name for name in SHOWN_METRICS if name in present]
     lines = []
     for result in results:
-        cells = [_cell(result, name) for name in names]
+        cells = [_cell(result, name, compare) for name in names]
         lines.append(
             [
                 result.row.id,
@@ -197,7 +203,7 @@ def text_table(results: Sequence[Reproduced], form: str = "simple") -> str:
     return tabulate(lines, headers=headers, tablefmt=form, disable_numparse=True, stralign="right")
 
 
-def _cell(result: Reproduced, name: str) -> str:
+def _cell(result: Reproduced, name: str, compare: bool) -> str:
     if name not in result.metrics:
         return ""
     reported = result.row.reported.get(name)
@@ -207,7 +213,7 @@ def _cell(result: Reproduced, name: str) -> str:
         return reproduced
     if not number:
         return f"{reported:g} / –"
-    return f"{reported:g} / {reproduced} ({mean - reported:+.1f})"
+    return f"{reported:g} / {reproduced}" + (f" ({mean - reported:+.1f})" if compare else "")
 
 
 def _value(mean: float, error: float, number: int, digits: int = 1) -> str:

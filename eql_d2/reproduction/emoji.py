@@ -48,7 +48,7 @@ NODES = {
 
 def not_scaled(row: Row, cfg: CfgNode) -> str:
     """Why a row has no counterpart on EmojiLVIS; empty if it has."""
-    if row.task == "accuracy":
+    if row.task == "classification":
         return "it classifies images"
     if cfg.MODEL.LONG_TAIL.EQL.THRESHOLD != "step":
         return "the constants of its threshold function are for LVIS's frequencies"

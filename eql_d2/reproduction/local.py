@@ -14,7 +14,7 @@ from eql_d2.errors import UserError
 from eql_d2.reproduction.runs import FINAL_WEIGHTS, Run, command_of, finished_runs, state_of
 
 CONSOLE_FILE = "console.log"
-SECONDS_BETWEEN_LOOKS = 15.0
+SECONDS_BETWEEN_LINES = (15.0, 600.0)  # at first, and of a run that takes days
 
 
 def default_processes(run: Run) -> int:
@@ -98,13 +98,15 @@ def _train(run: Run, command: list[str], remaining: int, taken: list[float], tel
     """Train one run and tell of its progress; gives the seconds it took."""
     run.folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
+    wait, longest = SECONDS_BETWEEN_LINES
     with open(run.folder / CONSOLE_FILE, "a") as console:
         process = subprocess.Popen(command, stdout=console, stderr=subprocess.STDOUT)
         try:
             while process.poll() is None:
                 try:
-                    process.wait(SECONDS_BETWEEN_LOOKS)
+                    process.wait(wait)
                 except subprocess.TimeoutExpired:
+                    wait = min(1.5 * wait, longest)
                     tell(_progress(run, time.monotonic() - began, remaining, taken))
         except BaseException:  # Ctrl-C: the run can be resumed
             process.terminate()

@@ -11,7 +11,8 @@ from detectron2.config import CfgNode
 
 from eql_d2.analysis.ledger import read_entry
 from eql_d2.engine import load_config
-from eql_d2.engine.ledger import FILE_NAME, config_hash, config_identity, plain_config
+from eql_d2.engine.config_identity import config_hash, config_identity, plain_config
+from eql_d2.engine.ledger import FILE_NAME
 from eql_d2.errors import UserError
 from eql_d2.reproduction.emoji import emoji_training, not_scaled
 from eql_d2.reproduction.tables import Row, Table, Training

@@ -8,9 +8,12 @@ import pytest
 from eql_d2.analysis.ledger import read_entry, read_ledger
 from eql_d2.data.custom_datasets import register_custom_datasets
 from eql_d2.data.datasets import set_class_metadata
-from eql_d2.engine import LongTailTrainer, launch
-from eql_d2.engine.ledger import config_hash, plain_config, training_curve
+from eql_d2.engine import LongTailTrainer, launch, load_config
+from eql_d2.engine.config_identity import config_hash, plain_config
+from eql_d2.engine.ledger import training_curve, write_entry
 from eql_d2.errors import UserError
+from tests.conftest import ROOT
+from tests.ledger_entries import made_up_entry
 
 
 class Stopped(Exception):
@@ -89,6 +92,20 @@ def test_a_resumed_run_counts_all_its_time_and_a_stopped_one_has_no_entry(tiny_c
     assert train_ended == sorted(set(train_ended))
 
 
+def test_an_entry_of_lvis_stays_small(tmp_path):
+    counts = json.loads((ROOT / "datasets" / "metadata" / "lvis_v1_train_category_counts.json").read_text())
+    keys = ("id", "name", "frequency", "image_count", "instance_count")
+    entry = made_up_entry(
+        classes=[{key: record[key] for key in keys} for record in counts["categories"]],
+        class_ap={"lvis_v1_val": {task: [12.34] * 1203 for task in ("bbox", "segm")}},
+        curve={str(name): [0.1234] * 200 for name in range(15)},
+        config=plain_config(load_config(str(ROOT / "configs/LVISv1/seesaw_2x/mask_rcnn_R50_FPN/seesaw_rfs.yaml"))),
+    )
+    write_entry(tmp_path / "ledger.json", entry)
+    assert (tmp_path / "ledger.json").stat().st_size < 100_000
+    assert read_entry(tmp_path) == json.loads(json.dumps(entry))
+
+
 def test_hash_knows_what_makes_a_run_another(tiny_cfg):
     first = config_hash(plain_config(tiny_cfg))
     other = tiny_cfg.clone()
@@ -99,6 +116,9 @@ def test_hash_knows_what_makes_a_run_another(tiny_cfg):
     with_weights = config_hash(plain_config(other))
     other.MODEL.WEIGHTS = "b/model_final.pth"
     assert config_hash(plain_config(other)) == with_weights != first
+    older = plain_config(tiny_cfg)
+    older["TEST"].pop("NORCAL_GAMMA")  # an entry of before this key was added
+    assert config_hash(older) == first
     for key, value in (("SOLVER.MAX_ITER", 5), ("MODEL.LONG_TAIL.EQL.LAMBDA", 0.3), ("DATASETS.TEST", "('x',)")):
         changed = tiny_cfg.clone()
         changed.merge_from_list([key, value])
@@ -120,7 +140,6 @@ def test_curve_keeps_200_points_and_the_last_of_a_repeated_iteration(tmp_path):
 @pytest.fixture
 def entry_file(tmp_path):
     """Writes an entry; keys are changed, or left out where the value is None."""
-    from tests.ledger_entries import made_up_entry
 
     def write(place, **changes):
         path = tmp_path / place

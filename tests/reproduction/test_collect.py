@@ -6,7 +6,7 @@ import math
 import pytest
 
 from eql_d2.analysis.ledger import mean_and_error, read_ledger
-from eql_d2.engine.ledger import plain_config
+from eql_d2.engine.config_identity import plain_config
 from eql_d2.errors import UserError
 from eql_d2.reproduction.collect import collect, records, text_table
 from eql_d2.reproduction.runs import recipes_of_row

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from eql_d2.analysis.ledger import read_entry
-from eql_d2.engine.ledger import plain_config
+from eql_d2.engine.config_identity import plain_config
 from eql_d2.errors import UserError
 from eql_d2.reproduction.local import dry_run
 from eql_d2.reproduction.runs import command_of, finished_runs, plan, state_of
@@ -106,7 +106,7 @@ def test_a_folder_of_another_config_is_refused(mini_plan):
     other = eql.recipe.cfg.clone()
     other.SOLVER.BASE_LR = 0.5
     interrupt(eql, other)
-    with pytest.raises(UserError, match="config differs from the row's in SOLVER.BASE_LR; move it away or set"):
+    with pytest.raises(UserError, match=r"config differs from the row's in SOLVER.BASE_LR; move it away or set"):
         state_of(eql, {})
     (eql.folder / "config.yaml").write_text("SOLVER: {BASE")
     with pytest.raises(UserError, match="holds a checkpoint, but no whole config"):
@@ -118,7 +118,7 @@ def test_a_folder_of_another_config_is_refused(mini_plan):
 
 def test_commands_build_the_configs_that_the_plan_says(mini_plan):
     from eql_d2.engine import default_argument_parser, load_config
-    from eql_d2.engine.ledger import config_hash
+    from eql_d2.engine.config_identity import config_hash
 
     lines = dry_run(mini_plan[0], OUTPUT, None)
     assert len(lines) == len(mini_plan[0])
