@@ -24,7 +24,7 @@ class Judgement(NamedTuple):
 
 KINDS = {
     "right": "an object of its class, overlapping with an IoU of at least 0.5",
-    "class": "lies on an object of another class",
+    "class": "lies on an object of another class; the metric counts it where the image is labelled for its class",
     "place": "no object of any class is there",
     "twice": "its object has a better detection already",
     "open": "the image is not labelled for its class, or a region to ignore is there; the metric leaves it out",
