@@ -3,14 +3,12 @@
 import html
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from typing import Any
 
-import eql_d2
 from eql_d2.analysis.dataset_numbers import by_frequency, instance_bins, tail_rows
 from eql_d2.analysis.dataset_pictures import long_tail_picture, tail_ratio_picture
-from eql_d2.analysis.page_style import PAGE_STYLE
+from eql_d2.analysis.page import html_page, html_table
 from eql_d2.data.categories import CategoryCounts
 from eql_d2.data.dataset_checks.doctor import CheckedSet, DatasetCheck
 
@@ -34,14 +32,7 @@ def dataset_page(check: DatasetCheck, bin_edges: Sequence[int] = (10, 100, 1000)
         parts += [_long_tail(train.counts), _bins(train.counts, bin_edges), _extremes(train.counts)]
     for part in readable:
         parts.append(_empty_classes(part))
-    made = f"eql_d2 {eql_d2.__version__}, tools/check_dataset.py, {datetime.now():%Y-%m-%d %H:%M}"
-    parts.append(f'<p class="soft">{made}</p>')
-    head = (
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{name}: dataset check</title><style>{PAGE_STYLE}</style></head>"
-    )
-    return f"{head}\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
+    return html_page(f"{train.annotation_file.name}: dataset check", parts, "tools/check_dataset.py")
 
 
 def verdict(check: DatasetCheck) -> str:
@@ -76,24 +67,6 @@ def _scope(check: DatasetCheck) -> str:
     return "".join(f'<p class="soft">{html.escape(sentence)}</p>' for sentence in scope(check))
 
 
-def _table(
-    headers: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Sequence[int] = (), texts: Sequence[int] = ()
-) -> str:
-    """A table; cells are HTML already, columns of ``numbers`` are set flush right, those of ``texts`` may be long."""
-    classes = ["number" if i in numbers else "text" if i in texts else "" for i in range(len(headers))]
-
-    def row(tag: str, cells: Sequence[Any]) -> str:
-        contents = [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells]
-        filled = (
-            f'<{tag} class="{name}">{text}</{tag}>' if name else f"<{tag}>{text}</{tag}>"
-            for name, text in zip(classes, contents, strict=True)
-        )
-        return f"<tr>{''.join(filled)}</tr>"
-
-    body = "\n".join(row("td", cells) for cells in rows)
-    return f'<div class="wide"><table><thead>{row("th", headers)}</thead><tbody>\n{body}\n</tbody></table></div>'
-
-
 def _findings(check: DatasetCheck) -> str:
     if not check.findings:
         return "<p>None.</p>"
@@ -112,7 +85,7 @@ def _findings(check: DatasetCheck) -> str:
         "reading all images shows (broken ones, wrong sizes, images in both sets) is not looked for at its start. "
         "A remark is worth knowing; training goes on.</p>"
     )
-    table = _table(["", "set", "what", "how often", "the first case"], rows, numbers=[3], texts=[4])
+    table = html_table(["", "set", "what", "how often", "the first case"], rows, numbers=[3], texts=[4])
     return f'{note}<div class="stacked">{table}</div>'
 
 
@@ -121,7 +94,7 @@ def _numbers(sets: Sequence[CheckedSet]) -> str:
     rows = [[label, *(column[label] for column in columns)] for label in columns[0]]
     headers = ["", *(part.name for part in sets)] if len(sets) > 1 else ["", ""]
     note = '<p class="soft">Records with a defect are left out of all numbers.</p>'
-    return _table(headers, rows, numbers=range(1, len(headers))) + note
+    return html_table(headers, rows, numbers=range(1, len(headers))) + note
 
 
 def _facts_of(part: CheckedSet) -> dict[str, Any]:
@@ -157,7 +130,7 @@ def _long_tail(counts: CategoryCounts) -> str:
 <figcaption>Tail ratio TR(λ): the share of all class images that belong to classes below λ. Dashed: λ of the
 papers.</figcaption></figure></div>
 <h3>Thresholds for EQL (MODEL.LONG_TAIL.EQL.LAMBDA)</h3>
-{_table(["λ", "from", "classes in the tail", "TR(λ)"], rows, numbers=[0, 2, 3], texts=[1])}
+{html_table(["λ", "from", "classes in the tail", "TR(λ)"], rows, numbers=[0, 2, 3], texts=[1])}
 <p class="soft">Frequencies are shares of the {counts.num_images:,} images that have annotations; a class is in the
 tail if its frequency is below λ.</p>"""
 
@@ -177,7 +150,7 @@ def _bins(counts: CategoryCounts, edges: Sequence[int]) -> str:
     ]
     headers = ["instances of a class", "classes", "", "instances", ""]
     return f"""<h2>Bins of BAGS (MODEL.LONG_TAIL.BAGS.BIN_EDGES = {tuple(edges)})</h2>
-{_table(headers, rows, numbers=[1, 3])}"""
+{html_table(headers, rows, numbers=[1, 3])}"""
 
 
 def _bar(share: float) -> str:
@@ -202,7 +175,7 @@ def _classes(counts: CategoryCounts, indices: Sequence[int]) -> str:
         )
         for index in indices
     ]
-    return _table(["class", "id", "group", "images", "instances"], rows, numbers=[1, 3, 4])
+    return html_table(["class", "id", "group", "images", "instances"], rows, numbers=[1, 3, 4])
 
 
 def _empty_classes(part: CheckedSet) -> str:

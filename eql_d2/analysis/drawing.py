@@ -57,7 +57,7 @@ class InstanceColors:
         """(N,) index into the palette, or -1 for an instance that is new."""
         last_boxes, last_classes, last_chosen = self._last
         chosen = np.full(len(boxes), -1)
-        iou = _iou(boxes, last_boxes) * (classes[:, None] == last_classes[None, :])
+        iou = box_iou(boxes, last_boxes) * (classes[:, None] == last_classes[None, :])
         while iou.size and iou.max() >= min_iou:
             new, old = np.unravel_index(iou.argmax(), iou.shape)
             chosen[new] = last_chosen[old]
@@ -181,8 +181,8 @@ def _place(
     lefts = np.clip(lefts, 0, max(0, shape[1] - width))
     tops = np.clip(tops, 0, max(0, shape[0] - height))
     spots = np.stack([lefts, tops, lefts + width, tops + height], axis=1)
-    hidden = _shared_areas(spots, placed).sum(axis=1)
-    best = (hidden + 0.5 * _shared_areas(spots, small).sum(axis=1)).argmin()  # the first of equally good ones
+    hidden = shared_areas(spots, placed).sum(axis=1)
+    best = (hidden + 0.5 * shared_areas(spots, small).sum(axis=1)).argmin()  # the first of equally good ones
     return tuple(spots[best].tolist()), float(hidden[best])
 
 
@@ -202,11 +202,13 @@ def _overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return (_intersections(first, second) >= 0).all(axis=2)
 
 
-def _shared_areas(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def shared_areas(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(N, M) areas of the intersections of boxes (N, 4) and (M, 4): left, top, right, bottom."""
     return np.maximum(_intersections(first, second), 0).prod(axis=2)
 
 
-def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    shared = _shared_areas(first, second)
+def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(N, M) intersections over unions of boxes (N, 4) and (M, 4): left, top, right, bottom."""
+    shared = shared_areas(first, second)
     areas = [np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(axis=1) for boxes in (first, second)]
     return shared / np.maximum(areas[0][:, None] + areas[1][None, :] - shared, 1e-9)

@@ -1,0 +1,144 @@
+"""How the figures of runs are drawn: numbers of classes, losses, threshold functions."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+
+from eql_d2.analysis.charts import Palette, plain_number
+from eql_d2.analysis.dataset_pictures import GROUP_NAMES
+from eql_d2.losses.equalization import THRESHOLD_FUNCTIONS
+
+MOST_DOTS = 600
+_LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
+
+
+class Series(NamedTuple):
+    """Numbers of a run to draw.
+
+    Attributes:
+        label: for the legend.
+        x: (n,).
+        y: (n,), NaN where there is none.
+    """
+
+    label: str
+    x: np.ndarray
+    y: np.ndarray
+
+
+def draw_by_rank(
+    axes: Axes, palette: Palette, series: Sequence[Series], groups: str, ylabel: str, logarithmic: bool = False
+) -> None:
+    """Draw a number of each class against its rank, over bands of the groups r, c, f.
+
+    On a logarithmic axis, zeros lie on its lower edge.
+
+    Args:
+        axes: to draw on.
+        palette: its colours.
+        series: of the runs; x is the rank, 0 … K-1, of the most frequent class first.
+        groups: K letters r, c, f in that order.
+        ylabel: what the numbers are.
+        logarithmic: whether the y axis is.
+    """
+    for letter in GROUP_NAMES:
+        ranks = [rank for rank, group in enumerate(groups) if group == letter]
+        if ranks:
+            _band(axes, palette, letter, min(ranks) - 0.5, max(ranks) + 0.5, (min(ranks) + max(ranks)) / 2)
+    _draw_classes(axes, palette, series, logarithmic)
+    axes.set(xlim=(-0.5, len(groups) - 0.5), xlabel="classes, the most frequent first", ylabel=ylabel)
+
+
+def draw_by_count(axes: Axes, palette: Palette, series: Sequence[Series], groups: str, ylabel: str) -> None:
+    """As :func:`draw_by_rank`, against the number of training images on a logarithmic axis."""
+    most = max(series[0].x.max(), 101) * 1.4
+    for letter, low, high in (("r", 0.6, 10.5), ("c", 10.5, 100.5), ("f", 100.5, most)):
+        if letter in groups:
+            _band(axes, palette, letter, low, high, (low * high) ** 0.5)
+    _draw_classes(axes, palette, [one._replace(x=np.maximum(one.x, 0.7)) for one in series], False)
+    axes.set(xscale="log", xlim=(0.6, most if "f" in groups else 101), ylabel=ylabel)
+    axes.set_xlabel("training images with the class")
+    axes.xaxis.set_major_formatter(plain_number)
+
+
+def draw_losses(axes: Axes, palette: Palette, series: Sequence[Series], ylabel: str) -> None:
+    """Draw losses against the iteration."""
+    for number, one in enumerate(series):
+        color, line = palette.series[number % len(palette.series)], _LINES[number % len(_LINES)]
+        axes.plot(one.x, one.y, color=color, linestyle=line, linewidth=1.8, label=one.label)
+    axes.grid(axis="y", linewidth=0.5)
+    axes.set(xlabel="iteration", ylabel=ylabel)
+    axes.set_ylim(bottom=0)
+    _legend(axes)
+
+
+def draw_thresholds(
+    axes: Axes, palette: Palette, lambda_: float, frequencies: Sequence[float] = (), chosen: str = ""
+) -> None:
+    """Draw T(f) of EQL's three threshold functions.
+
+    Args:
+        axes: to draw on.
+        palette: its colours.
+        lambda_: of the step.
+        frequencies: image frequencies of a run's classes, drawn as ticks.
+        chosen: the function that the run uses, drawn thicker.
+    """
+    known = [frequency for frequency in frequencies if frequency > 0]
+    low, high = min([1e-5, *known]), max([0.1, *known])
+    grid = np.union1d(np.geomspace(low, high, 600), [lambda_ * (1 - 1e-9), lambda_])
+    for number, (name, function) in enumerate(THRESHOLD_FUNCTIONS.items()):
+        values = function(torch.from_numpy(grid), lambda_).numpy()
+        label = f"{name}, λ = {lambda_:.3g}" if name == "step" else name
+        style = {
+            "color": palette.series[number],
+            "linestyle": _LINES[number],
+            "linewidth": 3 if name == chosen else 1.7,
+        }
+        axes.plot(grid, values, label=label, **style)
+    if known:
+        axes.vlines(known, -0.08, -0.02, color=palette.ink, linewidth=0.6, alpha=0.6)
+    axes.set(xscale="log", xlim=(low, high), ylim=(-0.1, 1.05), xlabel="image frequency f", ylabel="T(f)")
+    axes.grid(axis="y", linewidth=0.5)
+    _legend(axes)
+
+
+def moving_median(values: np.ndarray, window: int) -> np.ndarray:
+    """(n,) median of the up to ``window`` values around each, NaN left out; NaN where there are only such."""
+    half = window // 2
+    parts = (values[max(0, place - half) : place + half + 1] for place in range(len(values)))
+    return np.array([np.median(kept) if len(kept := part[~np.isnan(part)]) else np.nan for part in parts])
+
+
+def _draw_classes(axes: Axes, palette: Palette, series: Sequence[Series], logarithmic: bool) -> None:
+    """A dot a class, unless they are too many, and the moving median as a line."""
+    if logarithmic:
+        positive = np.concatenate([one.y[one.y > 0] for one in series])
+        low, high = (positive.min() / 3, positive.max() * 2) if len(positive) else (0.1, 1.0)
+        axes.set(yscale="log", ylim=(low, high))
+        series = [one._replace(y=np.maximum(one.y, low)) for one in series]  # NaN stays
+    dots = sum(len(one.x) for one in series) <= MOST_DOTS
+    for number, one in enumerate(series):
+        color, line = palette.series[number % len(palette.series)], _LINES[number % len(_LINES)]
+        if dots:
+            # On an edge of the axes, too: a class at zero is not to be cut in half.
+            style: dict[str, Any] = {"s": 9, "color": color, "alpha": 0.55, "linewidths": 0, "clip_on": False}
+            axes.scatter(one.x, one.y, **style)
+        middle = moving_median(one.y, max(5, len(one.x) // 12))
+        axes.plot(one.x, middle, color=color, linestyle=line, linewidth=2, label=one.label)
+    axes.grid(axis="y", linewidth=0.5)
+    _legend(axes)
+
+
+def _band(axes: Axes, palette: Palette, letter: str, low: float, high: float, middle: float) -> None:
+    axes.axvspan(low, high, color=palette.groups[letter], alpha=0.14, linewidth=0)
+    axes.figure.subplots_adjust(top=0.93)  # room for the names above
+    place = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom", "fontsize": 8.5}
+    axes.text(middle, 1.0, GROUP_NAMES[letter], color=palette.ink, **place)
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(frameon=False, fontsize=8.5, handlelength=2.6)
