@@ -3,12 +3,15 @@
 import torch
 from detectron2.config import CfgNode, get_cfg
 
+from eql_d2.classification.config import add_classification_config
+
 
 def add_eql_d2_config(cfg: CfgNode) -> None:
     """Add this project's keys to a Detectron2 config, in place."""
     _add_model_keys(cfg)
     _add_data_keys(cfg)
     _add_engine_keys(cfg)
+    add_classification_config(cfg)
 
 
 def _add_model_keys(cfg: CfgNode) -> None:

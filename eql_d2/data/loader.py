@@ -183,11 +183,7 @@ def build_train_loader(cfg: CfgNode, seed: int, mapper: Callable | None = None) 
     Raises:
         UserError: the dataset is broken or empty, or a key does not fit.
     """
-    world_size = comm.get_world_size()
-    if cfg.SOLVER.IMS_PER_BATCH % world_size:
-        raise UserError(
-            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; it must be a multiple of the {world_size} processes."
-        )
+    batch_size = batch_size_of_process(cfg)
     dicts, summaries = _training_dicts(cfg)
     if not summaries:
         raise UserError(f"DATASETS.TRAIN ({', '.join(cfg.DATASETS.TRAIN)}) has no annotated image.")
@@ -199,12 +195,26 @@ def build_train_loader(cfg: CfgNode, seed: int, mapper: Callable | None = None) 
     batches = BatchSampler(
         lambda: iter(sampler),
         groups=[int(grouped and record["width"] > record["height"]) for record in summaries],
-        batch_size=cfg.SOLVER.IMS_PER_BATCH // world_size,
+        batch_size=batch_size,
     )
     dataset = SeededDataset(
         dicts, NamingMapper(mapper or DatasetMapper(cfg, is_train=True)), derived_seed(seed, comm.get_rank())
     )
     return TrainLoader(dataset, batches, cfg.DATALOADER.NUM_WORKERS)
+
+
+def batch_size_of_process(cfg: CfgNode) -> int:
+    """Images of ``SOLVER.IMS_PER_BATCH`` that each process takes.
+
+    Raises:
+        UserError: they cannot be shared equally.
+    """
+    world_size = comm.get_world_size()
+    if cfg.SOLVER.IMS_PER_BATCH % world_size:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; it must be a multiple of the {world_size} processes."
+        )
+    return cfg.SOLVER.IMS_PER_BATCH // world_size
 
 
 def _training_dicts(cfg: CfgNode) -> tuple[Sequence[DatasetDict] | Dataset, list[DatasetDict]]:

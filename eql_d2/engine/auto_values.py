@@ -22,6 +22,7 @@ def _tail_threshold(cfg: CfgNode, counts: CategoryCounts) -> float:
 
 AUTO_KEYS: dict[str, Callable[[CfgNode, CategoryCounts], Any]] = {
     "MODEL.ROI_HEADS.NUM_CLASSES": lambda cfg, counts: counts.num_classes,
+    "MODEL.CLASSIFIER.NUM_CLASSES": lambda cfg, counts: counts.num_classes,
     "MODEL.LONG_TAIL.EQL.LAMBDA": _tail_threshold,
     "MODEL.LONG_TAIL.DROP_LOSS.LAMBDA": _tail_threshold,
     # As many groups as the paper has, with about as many classes in each.
