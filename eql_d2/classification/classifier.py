@@ -128,9 +128,7 @@ def build_loss(cfg: CfgNode) -> ClassificationLoss:
     options = {key.lower() + ("_" if key == "LAMBDA" else ""): value for key, value in node.items()}
     counts = category_counts(cfg)
     try:
-        return build_classification_loss(
-            name, counts.num_classes, torch.tensor(counts.instance_counts), **options
-        )
+        return build_classification_loss(name, counts.num_classes, torch.tensor(counts.instance_counts), **options)
     except ValueError as error:
         raise UserError(f"MODEL.LONG_TAIL.{name.upper()}: {error}") from None
 

@@ -132,9 +132,7 @@ def _register_entry(entry: Any) -> None:
 
 
 @lru_cache(maxsize=8)
-def _read_custom(
-    name: str, kind: str, images: Path, annotations: Path | None, imbalance: float, seed: int
-) -> ImageSet:
+def _read_custom(name: str, kind: str, images: Path, annotations: Path | None, imbalance: float, seed: int) -> ImageSet:
     return _cut(READERS[kind](name, images, annotations), name, imbalance, seed)
 
 
@@ -159,6 +157,4 @@ def _read_builtin(name: str, family: str, split: str, imbalance: float, seed: in
 def _cut(image_set: ImageSet, name: str, imbalance: float, seed: int) -> ImageSet:
     if imbalance == 1:
         return image_set
-    return image_set.subset(
-        long_tailed_indices(image_set.labels, len(image_set.classes), imbalance, seed, name), name
-    )
+    return image_set.subset(long_tailed_indices(image_set.labels, len(image_set.classes), imbalance, seed, name), name)
