@@ -1,12 +1,14 @@
 """The configuration keys of image classification, with their defaults and meanings.
 
-``MODEL.META_ARCHITECTURE`` is ImageClassifier; keys of Detectron2 keep their meaning, as ``SOLVER`` or ``INPUT.FORMAT``,
-and those of detection have none. ``MODEL.BACKBONE.NAME`` is CifarResNet, TorchvisionResNet or SmallConvNet (or one of
-Detectron2's own): eql_d2/classification/backbones.py; ``MODEL.RESNETS`` has DEPTH, NUM_GROUPS and WIDTH_PER_GROUP.
+``MODEL.META_ARCHITECTURE`` is ImageClassifier; keys of Detectron2 keep their meaning, as ``SOLVER`` or
+``INPUT.FORMAT`` (RGB or L), and those of detection have none. ``MODEL.BACKBONE.NAME`` is CifarResNet,
+TorchvisionResNet or SmallConvNet (or one of Detectron2's own): eql_d2/classification/backbones.py; ``MODEL.RESNETS``
+has DEPTH, NUM_GROUPS and WIDTH_PER_GROUP.
 
 ``DATASETS.TRAIN`` and ``DATASETS.TEST`` name cifar10, cifar100, digits, glyphs or imagenet_lt with _train or _test
-(imagenet_lt: also _val), long-tailed as in cifar100_lt50_train or, cut by another seed than 0, cifar100_lt50_seed3_train:
-eql_d2/classification/datasets.py. One's own are listed under ``DATASETS.CUSTOM``.
+(imagenet_lt: also _val), long-tailed as in cifar100_lt50_train or, cut by another seed than 0, as in
+cifar100_lt50_seed3_train: eql_d2/classification/datasets.py. One's own are listed under ``DATASETS.CUSTOM``, each with
+name, images and, if need be, format (image_folder, image_list or image_json), annotations, imbalance and seed.
 """
 
 from detectron2.config import CfgNode
