@@ -1,4 +1,4 @@
-"""The config files, and what their paths say: configs/{LVISv0.5,LVISv1}/RECIPE/MODEL/METHOD[_rfs].yaml."""
+"""The config files, and what their paths say: configs/{LVISv0.5,LVISv1}/RECIPE/MODEL/METHOD[_rfs|_cas].yaml."""
 
 import re
 from functools import cache
@@ -25,7 +25,12 @@ class Leaf(NamedTuple):
     architecture: str
     backbone: str
     method: str
-    rfs: bool
+    sampler: str
+
+    @property
+    def rfs(self) -> bool:
+        """Whether it samples by repeat factors."""
+        return self.sampler == "rfs"
 
     @property
     def cascade(self) -> bool:
@@ -50,8 +55,8 @@ def leaf_of(path: Path) -> Leaf:
     """Take the path of an LVIS config apart."""
     version, recipe, model, name = path.with_suffix("").parts[-4:]
     architecture, backbone = re.fullmatch(r"(\w+_rcnn)_(R50|R101|X101_64x4d)_FPN", model).groups()
-    method = name.removesuffix("_rfs")
-    return Leaf(version, recipe, architecture, backbone, method, method != name)
+    method, sampler = re.fullmatch(r"(\w+?)(?:_(rfs|cas)|_image_labels)?", name).groups()
+    return Leaf(version, recipe, architecture, backbone, method, sampler or "")
 
 
 def of_recipes(*recipes: str) -> list[Path]:

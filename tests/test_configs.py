@@ -22,11 +22,13 @@ PREDICTORS = {
     "lws": "SoftmaxPredictor",
     "sigmoid": "SigmoidPredictor",
     "eql": "EQLPredictor",
+    "eql_image_labels": "EQLPredictor",
     "eqlv2": "EQLv2Predictor",
     "seesaw": "SeesawPredictor",
     "seesaw_normed_mask": "SeesawPredictor",
     "bags": "BAGSPredictor",
 }
+SAMPLERS = {"": "TrainingSampler", "rfs": "RepeatFactorTrainingSampler", "cas": "ClassAwareTrainingSampler"}
 BACKBONES = {"R50": (50, 1, 64), "R101": (101, 1, 64), "X101_64x4d": (101, 64, 4)}
 # What a config is about stands in it even where it is the default.
 SPELLED_OUT = {"MODEL.ROI_BOX_HEAD.PREDICTOR", "MODEL.LONG_TAIL.EQL.LAMBDA"}
@@ -94,8 +96,12 @@ def test_the_path_says_method_sampler_and_model(path):
     leaf = leaf_of(path)
     model = cfg.MODEL
     assert PREDICTORS[leaf.method] == model.ROI_BOX_HEAD.PREDICTOR
-    plain = "ClassAwareTrainingSampler" if leaf.method in ("crt", "lws") else "TrainingSampler"
-    assert ("RepeatFactorTrainingSampler" if leaf.rfs else plain) == cfg.DATALOADER.SAMPLER_TRAIN
+    sampler = leaf.sampler or ("cas" if leaf.method in ("crt", "lws") else "")
+    assert SAMPLERS[sampler] == cfg.DATALOADER.SAMPLER_TRAIN
+    # The codes of EQLv2 and Seesaw Loss are of mmdetection.
+    assert ("ceil" if leaf.recipe in ("eqlv2_1x", "eqlv2_2x", "seesaw_2x") else "stochastic") == (
+        cfg.DATALOADER.REPEAT_ROUNDING
+    )
     assert {"LVISv1": 0.001, "LVISv0.5": 0.0005}[leaf.version] == cfg.DATALOADER.REPEAT_THRESHOLD
     assert ("LongTailCascadeROIHeads" if leaf.cascade else "LongTailROIHeads") == model.ROI_HEADS.NAME
     assert leaf.cascade is model.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG

@@ -13,6 +13,7 @@ from eql_d2.modeling.box_predictor import build_loss
 from tests.config_files import LVIS, TRAIN_IMAGES, by_path, config_of, leaf_of, of_recipes
 
 OFFICIAL, PAPER = of_recipes("official"), of_recipes("paper")
+ABLATIONS = [path for path in PAPER if path.stem in ("eql_image_labels", "softmax_cas")]
 OTHERS = [path for path in LVIS if path not in OFFICIAL + PAPER]  # of EQLv2, Seesaw Loss and BAGS
 MULTI_SCALE = (640, 672, 704, 736, 768, 800)
 CLASSIFIER = ("roi_heads.box_predictor*.cls_score.*",)
@@ -48,8 +49,10 @@ WEIGHTS = {  # backbone, or recipe and architecture where that starts from COCO:
 
 
 def test_every_table_row_that_can_be_trained_has_its_config():
-    assert len(OFFICIAL) == len(PAPER) == 2 * 4 * 6
-    for paths in (OFFICIAL, PAPER):
+    table_rows = [path for path in PAPER if path not in ABLATIONS]
+    assert len(OFFICIAL) == len(table_rows) == 2 * 4 * 6
+    assert {path.parent.parts[-3:] for path in ABLATIONS} == {("LVISv0.5", "paper", "mask_rcnn_R50_FPN")}
+    for paths in (OFFICIAL, table_rows):
         models = {(leaf_of(path).architecture, leaf_of(path).backbone) for path in paths}
         assert models == {(kind, depth) for kind in ("mask_rcnn", "cascade_mask_rcnn") for depth in ("R50", "R101")}
         names = {path.stem for path in paths}
@@ -205,6 +208,11 @@ def test_methods(path):
         ).num_logits
 
 
+@by_path(OFFICIAL + PAPER)
+def test_image_level_labels_are_an_ablation(path):
+    assert (path.stem == "eql_image_labels") is config_of(path).MODEL.LONG_TAIL.IMAGE_LEVEL_LABELS
+
+
 ROW_METHODS = {
     "Softmax CE": "softmax",
     "Softmax CE baseline": "softmax",
@@ -213,6 +221,8 @@ ROW_METHODS = {
     "Sigmoid BCE baseline": "sigmoid",
     # What the config of EQLv2's code for its baseline trains is softmax cross-entropy.
     "Sigmoid baseline": "softmax",
+    "Class-aware sampling": "softmax",
+    "Repeat factor sampling": "softmax",
     "EQL": "eql",
     "EQLv2": "eqlv2",
     "EQLv2 (reproduced)": "eqlv2",
@@ -225,6 +235,7 @@ ROW_METHODS = {
     "LWS (decoupled)": "lws",
 }
 SOURCES = {
+    "S_EQLP": "EQL paper",
     "S_V2R": "EQLv2's code",
     "S_BAGR": "BAGS's code",
     "S_MMD": "mmdetection",
@@ -241,7 +252,7 @@ def table_rows(shared_data):
     return {row["id"]: row for row in rows}
 
 
-@by_path(OTHERS)
+@by_path(OTHERS + [path for path in PAPER if ROW.search(path.read_text())])
 def test_a_leaf_names_the_rows_it_is_to_reach(path, table_rows):
     leaf = leaf_of(path)
     solver = config_of(path).SOLVER
@@ -256,11 +267,11 @@ def test_a_leaf_names_the_rows_it_is_to_reach(path, table_rows):
         assert (model[0].upper() + model[1:]).replace("mask", "Mask") == row["framework"]
         assert f"{leaf.backbone.replace('_', '-')}-FPN" == row["backbone"]
         if leaf.method not in ("crt", "lws"):  # their second stage has a length of its own
-            epochs = {"1x": 12, "2x": 24, "12": 12}[re.match(r"\w+", row["schedule"])[0]]
-            assert pytest.approx(epochs * TRAIN_IMAGES[leaf.version] / 16, abs=1) == solver.MAX_ITER
+            epochs = {"1x": 12, "2x": 24, "12": 12, "25": 25}[re.match(r"\w+", row["schedule"])[0]]
+            assert pytest.approx(epochs * TRAIN_IMAGES[leaf.version] / solver.IMS_PER_BATCH, abs=1) == solver.MAX_ITER
         if row["sampler"] != "method-specific":
-            assert row["sampler"].startswith("RFS t=1e-3") is leaf.rfs
-            assert ("class-aware" in row["sampler"]) is (leaf.method == "crt")
+            assert row["sampler"].startswith("RFS" if leaf.recipe == "paper" else "RFS t=1e-3") is leaf.rfs
+            assert ("class-aware" in row["sampler"]) is (leaf.method == "crt" or leaf.sampler == "cas")
         # Each value that the comment gives is the row's, with all its digits, and the main one is among them.
         metrics = {"mask": row["metrics"].get("AP"), "box": row["metrics"].get("APbbox")}
         values = dict(re.findall(r"(mask|box) AP (\d+\.\d+)", match["values"]))

@@ -136,6 +136,8 @@ def _counts_of_one(dataset_name: str) -> CategoryCounts:
         return metadata.category_counts
     if metadata.get("category_counts_file"):
         return read_count_file(metadata.category_counts_file)
+    if metadata.get("count_classes"):
+        return metadata.count_classes()
     if metadata.get("prepare"):
         metadata.prepare()
     if not metadata.get("json_file"):
@@ -185,7 +187,8 @@ def _count(annotations: PackedAnnotations, names: tuple[str, ...] | None) -> Cat
     image_of = np.repeat(np.arange(len(annotations)), np.diff(annotations.annotation_starts))
     kept = (classes >= 0) & ~annotations.regions
     classes, image_of = classes[kept], image_of[kept]
-    once_an_image = np.unique(image_of * len(categories) + classes) % max(len(categories), 1)
+    pairs = np.sort(image_of * len(categories) + classes, kind="stable")
+    once_an_image = pairs[np.diff(pairs, prepend=-1) > 0] % max(len(categories), 1)  # np.unique takes 30 times as long
     image_counts, instance_counts = (
         np.bincount(counted, minlength=len(categories)).tolist() for counted in (once_an_image, classes)
     )
@@ -194,5 +197,5 @@ def _count(annotations: PackedAnnotations, names: tuple[str, ...] | None) -> Cat
         names=tuple(record["name"] for record in categories),
         image_counts=tuple(image_counts),
         instance_counts=tuple(instance_counts),
-        num_images=len(np.unique(image_of)),
+        num_images=int((np.bincount(image_of) > 0).sum()),
     )

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.loading import make_annotation_file
 from eql_d2.data import loader as loader_module
+from eql_d2.data.categories import dataset_counts
 from eql_d2.data.loader import build_test_loader, build_train_loader
 from eql_d2.data.lvis_format import LVISDataset, load_lvis_format
 
@@ -44,7 +45,9 @@ def as_list(tiny_cfg):
     """The name of tiny_train registered as a plain list of dicts, as users register their own sets."""
     records = list(DatasetCatalog.get("tiny_train"))
     DatasetCatalog.register("tiny_list", lambda: records)
-    MetadataCatalog.get("tiny_list").set(thing_classes=MetadataCatalog.get("tiny_train").thing_classes)
+    MetadataCatalog.get("tiny_list").set(
+        thing_classes=MetadataCatalog.get("tiny_train").thing_classes, category_counts=dataset_counts(("tiny_train",))
+    )
     yield "tiny_list"
     DatasetCatalog.remove("tiny_list")
     MetadataCatalog.remove("tiny_list")
@@ -166,6 +169,7 @@ def test_detectron2_builds_loaders_of_it(tiny_cfg, as_list):
 @pytest.mark.parametrize("filter_empty", [True, False])
 def test_training_data_is_that_of_a_plain_list(tiny_cfg, as_list, sampler, filter_empty):
     tiny_cfg.DATALOADER.SAMPLER_TRAIN = sampler
+    tiny_cfg.DATALOADER.REPEAT_THRESHOLD = 0.3
     tiny_cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = filter_empty
     batches = []
     for names in (("tiny_train", "tiny_val"), (as_list, "tiny_val")):
