@@ -31,12 +31,23 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # Temperature of MODEL.ROI_MASK_HEAD.NAME NormedMaskRCNNConvUpsampleHead (normalized mask prediction).
     cfg.MODEL.ROI_MASK_HEAD.TEMPERATURE = 20.0
 
+    # Share of a RoI's own area that lies in an ignore region from which on the RoI, if it matches no ground truth, is
+    # not sampled as background; 1 switches it off. Ignore regions are annotations with "iscrowd" or "ignore" 1, and
+    # the unmatched boxes of a second annotation file. 0.5 is a choice of ours.
+    cfg.MODEL.ROI_HEADS.IGNORE_OVERLAP = 0.5
+    # The same for the anchors of MODEL.PROPOSAL_GENERATOR.NAME LongTailRPN.
+    cfg.MODEL.RPN.IGNORE_OVERLAP = 0.5
+
     # Shell-style name patterns of tensors that are not taken from MODEL.WEIGHTS, e.g. the classifier in cRT.
     cfg.MODEL.WEIGHTS_EXCLUDE = ()
 
     cfg.MODEL.LONG_TAIL = CfgNode()
     # Share of each class that a sigmoid classifier predicts at the start of training.
     cfg.MODEL.LONG_TAIL.PRIOR_PROB = 0.001
+    # Image-level labels (EQL's paper, section 4.2): negatives of tail classes that are annotated in the image, or
+    # verified to be absent from it (neg_category_ids), count in full. Of the losses only EQL's can use them; it is
+    # not in the official code.
+    cfg.MODEL.LONG_TAIL.IMAGE_LEVEL_LABELS = False
     # The share in (0, 1) of all class images that belongs to tail classes, from which a LAMBDA of auto follows. With
     # 0.09 it is EQL's own threshold on LVIS v0.5.
     cfg.MODEL.LONG_TAIL.TAIL_RATIO = 0.09
@@ -116,14 +127,42 @@ def _add_comparison_keys(cfg: CfgNode) -> None:
 
 
 def _add_data_keys(cfg: CfgNode) -> None:
-    # The user's own datasets: a list of {name, annotations, images}, with format: lvis (default) or coco, and
-    # categories: a list of names, to use these classes only.
+    # The user's own datasets: a list of {name, annotations, images}, with format: lvis (default), coco or
+    # openimages (see datasets/README.md); categories: a list of names, to use these classes only; and, for lvis and
+    # coco, ignore_regions: a COCO- or LVIS-format file of the same image ids, whose boxes that match no annotation of
+    # the dataset are regions in which nothing is sampled as background (EQL's paper, appendix A).
     cfg.DATASETS.CUSTOM = []
     # YAML file with a list of the same kind, whose paths are relative to the file.
     cfg.DATASETS.CUSTOM_FILE = ""
     # Leave out annotations and images with defects (tools/check_dataset.py) instead of refusing the dataset; also
     # --ignore of train_net.py.
     cfg.DATASETS.IGNORE_DEFECTS = False
+    # Different images that training may find unreadable (missing, broken, of another size) and skip; one more stops
+    # it. 0: the first one stops it. Evaluation always stops at the first, as its result would change silently.
+    cfg.DATALOADER.MAX_UNREADABLE_IMAGES = 100
+    _add_augmentation_keys(cfg)
+
+
+def _add_augmentation_keys(cfg: CfgNode) -> None:
+    # Large-scale jitter (Ghiasi et al., CVPR 2021) in place of INPUT.MIN_SIZE_TRAIN and MAX_SIZE_TRAIN: an image is
+    # resized to fit a square of IMAGE_SIZE times a random scale, then cropped or padded to IMAGE_SIZE x IMAGE_SIZE.
+    cfg.INPUT.LSJ = CfgNode()
+    cfg.INPUT.LSJ.ENABLED = False
+    cfg.INPUT.LSJ.MIN_SCALE = 0.1
+    cfg.INPUT.LSJ.MAX_SCALE = 2.0
+    cfg.INPUT.LSJ.IMAGE_SIZE = 1024
+
+    # Simple copy-paste (the same paper): a random subset of a second training image's instances is pasted. The model
+    # gets bit masks, whatever INPUT.MASK_FORMAT says, as a cut mask is no polygon.
+    cfg.INPUT.COPY_PASTE = CfgNode()
+    cfg.INPUT.COPY_PASTE.ENABLED = False
+    # The second image is drawn by its repeat factor (Gupta et al., 2019) of this threshold, so that images with
+    # classes in a smaller share of the images come more often. 0: all images alike.
+    cfg.INPUT.COPY_PASTE.REPEAT_THRESHOLD = 0.0
+    # An instance that is cut counts as hidden, and is left out, if at most HIDDEN_AREA pixels of it are visible and a
+    # side of its box has moved by more than HIDDEN_SHIFT pixels.
+    cfg.INPUT.COPY_PASTE.HIDDEN_AREA = 300
+    cfg.INPUT.COPY_PASTE.HIDDEN_SHIFT = 10
 
     # DATALOADER.SAMPLER_TRAIN is TrainingSampler (every image once an epoch), RepeatFactorTrainingSampler,
     # ClassAwareTrainingSampler, ClassBalancedTrainingSampler or MixtureTrainingSampler: eql_d2/data/samplers.py.

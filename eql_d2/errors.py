@@ -12,5 +12,5 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        sentence = str(message).rsplit("UserError: ", 1)[-1]
+        sentence = str(message).rsplit(f"{type(self).__name__}: ", 1)[-1]
         super().__init__(" ".join(line.strip() for line in sentence.splitlines()).strip())

@@ -1,5 +1,6 @@
 """A user's mistakes: each ends as one sentence that names it, and a run as one line with a non-zero exit."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -161,6 +162,22 @@ def test_missing_test_images_are_noticed_before_training(own_set, options):
     assert "Image folder nowhere does not exist" in refused(options)
 
 
+def test_a_defect_stops_a_run_before_it_begins_unless_ignored(own_set, options):
+    path = own_set / "train.json"
+    content = orjson.loads(path.read_bytes())
+    content["annotations"][7]["bbox"] = [500, 500, 5, 5]
+    path.write_bytes(orjson.dumps(content))
+    (own_set / content["images"][3]["file_name"]).unlink()
+    number, image = content["annotations"][7]["id"], content["annotations"][7]["image_id"]
+    assert f"{path}: annotation {number} of image {image} has a box outside its image; " in refused(options)
+    args = Namespace(config_file=TINY, opts=options, eval_only=False, resume=False, ignore=True)
+    loader = LongTailTrainer(setup(args)).data_loader
+    assert len(loader.dataset) < len({annotation["image_id"] for annotation in content["annotations"]})
+    content["annotations"].pop(7)
+    path.write_bytes(orjson.dumps(content))
+    assert f"image {content['images'][3]['file_name']} is not in the image folder" in refused(options)
+
+
 def test_datasets_of_different_classes(own_set, options):
     path = own_set / "val.json"
     path.write_text(path.read_text().replace('"name":"', '"name":"other_'))
@@ -239,9 +256,19 @@ def test_tool_meets_a_damaged_image(own_set, options, processes):
     for path in sorted((own_set / "train").iterdir())[::25]:
         path.write_bytes(b"not a picture")
     arguments = ["MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", "200", "DATALOADER.NUM_WORKERS", "1"]
+    arguments += ["DATALOADER.MAX_UNREADABLE_IMAGES", "0"]
     line = tool_refuses("--config-file", TINY, "--num-gpus", str(processes), *options, *arguments)
     assert f"error: Image {own_set}/train/" in line
     assert "cannot be read" in line
+
+
+def test_tool_meets_too_many_damaged_images(own_set, options, tmp_path):
+    """Each of two processes meets fewer than the limit; they learn of each other's, and both stop."""
+    for path in sorted((own_set / "train").iterdir())[::3]:
+        path.write_bytes(b"not a picture")
+    arguments = ["MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", "200", "DATALOADER.MAX_UNREADABLE_IMAGES", "10"]
+    line = tool_refuses("--config-file", TINY, "--num-gpus", "2", *options, *arguments)
+    assert re.match(r"error: 1\d training images cannot be read, and DATALOADER.MAX_UNREADABLE_IMAGES is 10; the", line)
 
 
 def test_tool_with_a_batch_that_cannot_be_shared(options):

@@ -22,6 +22,7 @@ PREDICTORS = {
     "lws": "SoftmaxPredictor",
     "sigmoid": "SigmoidPredictor",
     "eql": "EQLPredictor",
+    "eql_image_labels": "EQLPredictor",
     "eqlv2": "EQLv2Predictor",
     "seesaw": "SeesawPredictor",
     "seesaw_normed_mask": "SeesawPredictor",

@@ -13,6 +13,7 @@ from eql_d2.modeling.box_predictor import build_loss
 from tests.config_files import LVIS, TRAIN_IMAGES, by_path, config_of, leaf_of, of_recipes
 
 OFFICIAL, PAPER = of_recipes("official"), of_recipes("paper")
+ABLATIONS = [path for path in PAPER if path.stem in ("eql_image_labels", "softmax_cas")]
 OTHERS = [path for path in LVIS if path not in OFFICIAL + PAPER]  # of EQLv2, Seesaw Loss and BAGS
 MULTI_SCALE = (640, 672, 704, 736, 768, 800)
 CLASSIFIER = ("roi_heads.box_predictor*.cls_score.*",)
@@ -48,10 +49,10 @@ WEIGHTS = {  # backbone, or recipe and architecture where that starts from COCO:
 
 
 def test_every_table_row_that_can_be_trained_has_its_config():
-    (class_aware,) = (path for path in PAPER if path.stem == "softmax_cas")  # of the paper's comparison of methods
-    assert class_aware.parent.parts[-3:] == ("LVISv0.5", "paper", "mask_rcnn_R50_FPN")
-    for paths in (OFFICIAL, [path for path in PAPER if path != class_aware]):
-        assert len(paths) == 2 * 4 * 6
+    table_rows = [path for path in PAPER if path not in ABLATIONS]
+    assert len(OFFICIAL) == len(table_rows) == 2 * 4 * 6
+    assert {path.parent.parts[-3:] for path in ABLATIONS} == {("LVISv0.5", "paper", "mask_rcnn_R50_FPN")}
+    for paths in (OFFICIAL, table_rows):
         models = {(leaf_of(path).architecture, leaf_of(path).backbone) for path in paths}
         assert models == {(kind, depth) for kind in ("mask_rcnn", "cascade_mask_rcnn") for depth in ("R50", "R101")}
         names = {path.stem for path in paths}
@@ -205,6 +206,11 @@ def test_methods(path):
         assert {"LVISv1": 1209, "LVISv0.5": 1236}[leaf.version] == build_loss(
             BalancedGroupSoftmax, cfg, "BAGS"
         ).num_logits
+
+
+@by_path(OFFICIAL + PAPER)
+def test_image_level_labels_are_an_ablation(path):
+    assert (path.stem == "eql_image_labels") is config_of(path).MODEL.LONG_TAIL.IMAGE_LEVEL_LABELS
 
 
 ROW_METHODS = {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Evaluate a results file of any framework on an annotation file in the LVIS or COCO format.
+"""Evaluate a results file of any framework on an annotation file in the LVIS or COCO format, or of Open Images.
 
 Examples:
     python tools/evaluate.py --annotations lvis_v1_val.json --results lvis_instances_results.json
@@ -18,6 +18,7 @@ from tabulate import tabulate
 
 from eql_d2.errors import UserError
 from eql_d2.evaluation.evaluate_files import evaluate_files
+from eql_d2.evaluation.open_images_files import evaluate_open_images
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -37,8 +38,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--per-class", metavar="FOLDER", help="write the AP of each class there, as CSV")
     parser.add_argument(
         "--rules",
-        choices=["lvis", "coco"],
-        help="federated or exhaustive annotations (default: lvis if images have neg_category_ids)",
+        choices=["lvis", "coco", "openimages"],
+        help="federated or exhaustive annotations (default: lvis if images have neg_category_ids), or AP50 of the Open "
+        "Images Challenge 2019",
+    )
+    parser.add_argument(
+        "--export", metavar="FILE", help="with --rules openimages: write the results there in the challenge's CSV form"
     )
     counts = parser.add_mutually_exclusive_group()
     counts.add_argument("--train-annotations", help="annotation file whose image counts make the groups r, c, f")
@@ -57,17 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s")
     logging.getLogger("lvis").setLevel(logging.ERROR)
-    metrics = evaluate_files(
-        args.annotations,
-        args.results,
-        args.iou_type,
-        engine=args.engine,
-        rules=args.rules,
-        train_annotations=args.train_annotations,
-        category_counts=args.category_counts,
-        fixed_ap=args.fixed_ap,
-        class_ap_folder=args.per_class,
-    )
+    metrics = _open_images_metrics(args) if args.rules == "openimages" else _metrics(args)
     names = list(next(iter(metrics.values())))
     print(tabulate([[n, *(m.get(n) for m in metrics.values())] for n in names], headers=["", *metrics], floatfmt=".2f"))
     if args.output:
@@ -80,6 +75,37 @@ def main(argv: list[str] | None = None) -> None:
             args.output.write_bytes(orjson.dumps(undefined_as_null, option=orjson.OPT_INDENT_2) + b"\n")
         except OSError as error:
             raise UserError(f"--output {args.output} cannot be written ({error.strerror}); name another.") from None
+
+
+def _metrics(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """By the rules of LVIS or COCO."""
+    if args.export:
+        raise UserError("--export writes the form of the Open Images Challenge; it goes with --rules openimages.")
+    return evaluate_files(
+        args.annotations,
+        args.results,
+        args.iou_type,
+        engine=args.engine,
+        rules=args.rules,
+        train_annotations=args.train_annotations,
+        category_counts=args.category_counts,
+        fixed_ap=args.fixed_ap,
+        class_ap_folder=args.per_class,
+    )
+
+
+def _open_images_metrics(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """By the rules of the Open Images Challenge."""
+    if args.fixed_ap or args.iou_type not in (None, ["bbox"]) or args.engine != "hotcoco":
+        raise UserError("--rules openimages is about AP50 of boxes; leave out --iou-type, --fixed-ap and --engine.")
+    return evaluate_open_images(
+        args.annotations,
+        args.results,
+        train_annotations=args.train_annotations,
+        category_counts=args.category_counts,
+        class_ap_folder=args.per_class,
+        export=args.export,
+    )
 
 
 if __name__ == "__main__":

@@ -11,15 +11,11 @@ from eql_d2.classification.image_set import ImageSet
 from eql_d2.classification.transforms import ImageMapper
 from eql_d2.data.build_sampler import build_sampler
 from eql_d2.data.image_classes import ImageClasses
-from eql_d2.data.loader import (
-    BatchSampler,
-    NamingMapper,
-    SeededDataset,
-    TrainLoader,
-    batch_size_of_process,
-    derived_seed,
-)
+from eql_d2.data.loader import BatchSampler, TrainLoader, batch_size_of_process
 from eql_d2.data.sampler_report import report_classes_shown
+from eql_d2.data.seeding import derived_seed
+from eql_d2.data.training_samples import MappedImages, SeededDataset
+from eql_d2.data.unreadable_images import NamingMapper, UnreadableImages
 from eql_d2.errors import UserError
 
 
@@ -57,11 +53,18 @@ def build_train_loader(cfg: CfgNode, seed: int) -> TrainLoader:
     sampler = build_sampler(cfg, classes, seed)
     if comm.is_main_process():
         report_classes_shown(cfg, sampler, classes)
-    batches = BatchSampler(lambda: iter(sampler), [0] * len(image_set), batch_size_of_process(cfg))
-    mapper = NamingMapper(ImageMapper(cfg, is_train=True))
-    return TrainLoader(
-        SeededDataset(image_set, mapper, derived_seed(seed, comm.get_rank())), batches, cfg.DATALOADER.NUM_WORKERS
+    groups = [0] * len(image_set)
+    batches = BatchSampler(lambda: iter(sampler), groups, batch_size_of_process(cfg))
+    images = MappedImages(image_set, ImageMapper(cfg, is_train=True))
+    unreadable = UnreadableImages(cfg.DATALOADER.MAX_UNREADABLE_IMAGES)
+    dataset = SeededDataset(
+        images,
+        images,
+        groups=groups,
+        seed=derived_seed(seed, comm.get_rank()),
+        max_unreadable=unreadable.limit,
     )
+    return TrainLoader(dataset, batches, cfg.DATALOADER.NUM_WORKERS, unreadable)
 
 
 def training_set(cfg: CfgNode) -> ImageSet:

@@ -112,9 +112,21 @@ class ImageMapper:
 
     def __init__(self, cfg: CfgNode, is_train: bool) -> None:
         self._mode = cfg.INPUT.FORMAT
+        self._key = f"INPUT.{'TRAIN' if is_train else 'TEST'}_TRANSFORMS"
         self._transform = build_transforms(cfg, is_train)
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Read the image, if it is in a file, and transform it."""
+        """Read the image, if it is in a file, and transform it.
+
+        Raises:
+            UserError: a transform does not take it, as one too small for a crop.
+        """
         image = record["image"] if "image" in record else Image.open(record["file_name"])
-        return {**record, "image": self._transform(image.convert(self._mode))}
+        image = image.convert(self._mode)
+        try:
+            return {**record, "image": self._transform(image)}
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise UserError(
+                f"{self._key} cannot be applied to image {record['file_name']} of {image.width}x{image.height} pixels: "
+                f"{error}"
+            ) from None

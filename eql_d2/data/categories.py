@@ -143,6 +143,8 @@ def _counts_of_one(dataset_name: str) -> CategoryCounts:
         return metadata.category_counts
     if metadata.get("category_counts_file"):
         return read_count_file(metadata.category_counts_file)
+    if metadata.get("count_classes"):
+        return metadata.count_classes()
     if metadata.get("prepare"):
         metadata.prepare()
     if metadata.get("category_counts"):  # of images with one label each, which have no annotation file

@@ -6,11 +6,13 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
-from eql_d2.data.datasets import register_lvis_format
+from eql_d2.data.datasets import register_lvis_format, register_open_images
+from eql_d2.data.open_images import source_of_entry
+from eql_d2.data.open_images.source import FILE_KEYS
 from eql_d2.errors import UserError
 
 # Keys of an entry of DATASETS.CUSTOM_FILE that are paths, relative to the file.
-PATH_KEYS = ("annotations", "images")
+PATH_KEYS = ("annotations", "images", "ignore_regions", *FILE_KEYS)
 
 
 def register_custom_datasets(cfg: CfgNode) -> None:
@@ -48,7 +50,10 @@ def _entries_of_file(path: Path) -> list[dict[str, Any]]:
 
 
 def _register_entry(entry: Any, source: str) -> None:
-    required, optional = {"name", "annotations", "images"}, {"format", "categories"}
+    if isinstance(entry, dict) and entry.get("format") == "openimages":
+        register_open_images(entry.get("name"), source_of_entry(entry, source), entry.get("categories"))
+        return
+    required, optional = {"name", "annotations", "images"}, {"format", "categories", "ignore_regions"}
     if not isinstance(entry, dict) or not required <= set(entry) <= required | optional:
         raise UserError(
             f"{source} has the entry {entry}; it needs the keys {', '.join(sorted(required))}, and may have "
@@ -57,7 +62,8 @@ def _register_entry(entry: Any, source: str) -> None:
     annotation_format = entry.get("format", "lvis")
     if annotation_format not in ("lvis", "coco"):
         raise UserError(
-            f"{source}: dataset {entry['name']!r} has the format {annotation_format!r}; it must be lvis or coco."
+            f"{source}: dataset {entry['name']!r} has the format {annotation_format!r}; it must be lvis, coco or "
+            "openimages."
         )
     register_lvis_format(
         entry["name"],
@@ -65,4 +71,5 @@ def _register_entry(entry: Any, source: str) -> None:
         entry["images"],
         categories=entry.get("categories"),
         federated=annotation_format == "lvis",
+        ignore_regions=entry.get("ignore_regions"),
     )

@@ -15,10 +15,22 @@ from eql_d2.data.dataset_checks.image_files import missing_images
 from eql_d2.data.emoji_lvis import PRESETS, generate_emoji_lvis
 from eql_d2.data.emoji_lvis.long_tail import METADATA_DIR
 from eql_d2.data.findings import defects_error
+from eql_d2.data.ignore_regions import WithIgnoreRegions, with_ignore_regions
 from eql_d2.data.lvis_format import LVISDataset, check_annotations, check_files_exist, load_lvis_format
+from eql_d2.data.open_images import (
+    CHALLENGE_2019,
+    OpenImagesSource,
+    challenge_2019_source,
+    converted_file,
+    count_open_images,
+    ensure_converted,
+)
 from eql_d2.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+# By which rules a dataset of this project is evaluated: LVISEvaluator or OpenImagesEvaluator.
+EVALUATORS = ("lvis", "openimages")
 
 # Kinds of findings without which a set can train but not be evaluated on.
 NEEDED_TO_EVALUATE = ("annotation without id", "annotation without area")
@@ -52,6 +64,8 @@ def register_lvis_format(
     prepare: Callable[[], Any] | None = None,
     categories: Sequence[str] | None = None,
     federated: bool = True,
+    evaluator_type: str = "lvis",
+    ignore_regions: str | Path | None = None,
     **metadata: Any,
 ) -> None:
     """Register a dataset in the LVIS or COCO format; a registration of the same name is replaced.
@@ -63,19 +77,22 @@ def register_lvis_format(
         prepare: called before the first reading, e.g. to generate the files.
         categories: names of the classes to keep; None keeps all.
         federated: False of COCO's format, in which every image is labelled for all classes.
+        evaluator_type: one of :data:`EVALUATORS`.
+        ignore_regions: a second annotation file of the same images (see :func:`with_ignore_regions`).
         metadata: further metadata, e.g. ``category_counts_file``.
     """
 
-    def load() -> LVISDataset:
+    def load() -> LVISDataset | WithIgnoreRegions:
         if prepare is not None:
             prepare()
-        return load_lvis_format(
+        dataset = load_lvis_format(
             annotation_file,
             image_root,
             categories=categories,
             federated=federated,
             ignore_defects=ignores_defects(name),
         )
+        return with_ignore_regions(dataset, ignore_regions) if ignore_regions else dataset
 
     for catalog in (DatasetCatalog, MetadataCatalog):
         if name in catalog.list():
@@ -85,15 +102,37 @@ def register_lvis_format(
     MetadataCatalog.get(name).set(
         json_file=str(annotation_file),
         image_root=str(image_root),
-        evaluator_type="lvis",
+        evaluator_type=evaluator_type,
         prepare=prepare,
         categories=categories,
         federated=federated,
+        ignore_regions=ignore_regions,
         **metadata,
     )
 
 
 _IGNORING_DEFECTS: set[str] = set()
+
+
+def register_open_images(name: str, source: OpenImagesSource, categories: Sequence[str] | None = None) -> None:
+    """Register a dataset in the form of Open Images, which is converted when it is first used.
+
+    Args:
+        name: as of :func:`register_lvis_format`.
+        source: its files.
+        categories: as of :func:`register_lvis_format`.
+    """
+    # Counting reads no image, so that who evaluates needs none of the training set.
+    all_count = categories is None and source.missing_images == "error"
+    register_lvis_format(
+        name,
+        converted_file(source),
+        source.images,
+        prepare=partial(ensure_converted, source),
+        categories=categories,
+        evaluator_type="lvis" if source.classes else "openimages",
+        count_classes=partial(count_open_images, source) if all_count else None,
+    )
 
 
 def ignores_defects(name: str) -> bool:
@@ -113,9 +152,13 @@ def check_dataset(name: str, ignore_defects: bool = False, evaluated: bool = Fal
         UserError: a file or folder is missing, or the annotations have defects.
     """
     metadata = MetadataCatalog.get(name)
-    if metadata.get("evaluator_type") != "lvis":
+    if metadata.get("evaluator_type") not in EVALUATORS:
         return
+    if metadata.get("prepare"):
+        metadata.prepare()
     check_files_exist(metadata.json_file, metadata.image_root)
+    if metadata.get("ignore_regions"):
+        open_annotations(metadata.ignore_regions)
     annotations = open_annotations(metadata.json_file)
     check_annotations(annotations, metadata.federated, ignore_defects)
     missing = missing_images(annotations, metadata.image_root)
@@ -142,7 +185,7 @@ def set_class_metadata(name: str) -> None:
             "or describe your own under DATASETS.CUSTOM."
         )
     metadata = MetadataCatalog.get(name)
-    if metadata.get("evaluator_type") == "lvis" and not metadata.get("thing_classes"):
+    if metadata.get("evaluator_type") in EVALUATORS and not metadata.get("thing_classes"):
         counts = dataset_counts((name,))
         metadata.thing_classes = list(counts.names)
         metadata.thing_dataset_id_to_contiguous_id = {c: i for i, c in enumerate(counts.category_ids)}
@@ -150,11 +193,11 @@ def set_class_metadata(name: str) -> None:
 
 def project_datasets() -> list[str]:
     """Names of the datasets registered by this project."""
-    return sorted(name for name in DatasetCatalog.list() if name.startswith(("lvis_", "emoji_lvis_")))
+    return sorted(name for name in DatasetCatalog.list() if name.startswith(("lvis_", "emoji_lvis_", "openimages_")))
 
 
 def register_builtin_datasets() -> None:
-    """Register LVIS v0.5 and v1.0 in place of Detectron2's own entries, and the presets of EmojiLVIS."""
+    """Register LVIS v0.5 and v1.0 in place of Detectron2's own entries, Open Images, and the presets of EmojiLVIS."""
     root = datasets_root()
     for version, splits in LVIS_SPLITS.items():
         counts = METADATA_DIR / f"{version}_train_category_counts.json"
@@ -165,6 +208,9 @@ def register_builtin_datasets() -> None:
                 root / "coco",
                 category_counts_file=str(counts),
             )
+    for split in CHALLENGE_2019:
+        source = challenge_2019_source(root / "openimages" / "challenge2019", split)
+        register_open_images(f"openimages_challenge2019_{split}", source)
     for preset, spec in PRESETS.items():
         folder = root / "emoji_lvis" / spec.name
         for split in ("train", "val"):

@@ -1,109 +1,33 @@
 """Training data that is a function of (seed, iteration, process) alone, so that a run can resume exactly."""
 
 import itertools
-import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetCatalog,
-    DatasetFromList,
     DatasetMapper,
     MetadataCatalog,
     build_detection_test_loader,
     print_instances_class_histogram,
 )
-from detectron2.data.detection_utils import SizeMismatchError, check_metadata_consistency
+from detectron2.data.detection_utils import check_metadata_consistency
 from detectron2.utils import comm
-from PIL import UnidentifiedImageError
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
+from eql_d2.data.augmentations import training_augmentations, with_tight_boxes
 from eql_d2.data.build_sampler import build_sampler
+from eql_d2.data.copy_paste import build_copy_paste
+from eql_d2.data.ignore_regions import WithIgnoreRegions
 from eql_d2.data.image_classes import ImageClasses
 from eql_d2.data.lvis_format import LVISDataset
+from eql_d2.data.mapper import LongTailMapper
 from eql_d2.data.sampler_report import report_classes_shown
+from eql_d2.data.seeding import derived_seed
+from eql_d2.data.training_samples import MappedImages, SeededDataset
+from eql_d2.data.unreadable_images import REPORT_KEY, DatasetDict, NamingMapper, UnreadableImages
 from eql_d2.errors import UserError
-
-DatasetDict = dict[str, Any]
-
-
-class NamingMapper:
-    """Detectron2's mapper with errors that name the image.
-
-    Args:
-        mapper: what turns a dataset dict into the model's input.
-    """
-
-    def __init__(self, mapper: Callable[[DatasetDict], DatasetDict]) -> None:
-        self._mapper = mapper
-
-    def __call__(self, dataset_dict: DatasetDict) -> DatasetDict:
-        """Map one dataset dict.
-
-        Raises:
-            UserError: the image is missing, unreadable, or not of the annotated size.
-        """
-        file_name = dataset_dict["file_name"]
-        try:
-            return self._mapper(dataset_dict)
-        except FileNotFoundError:
-            raise UserError(f"Image {file_name} does not exist; complete the dataset's images.") from None
-        except SizeMismatchError:
-            annotated = f"{dataset_dict['width']}x{dataset_dict['height']}"
-            raise UserError(f"Image {file_name} is not {annotated} as annotated; fetch it again.") from None
-        except UnidentifiedImageError:
-            raise UserError(f"Image {file_name} cannot be read (it is no picture); fetch it again.") from None
-        except OSError as error:
-            raise UserError(f"Image {file_name} cannot be read ({error}); fetch it again.") from None
-
-
-class SeededDataset(Dataset):
-    """Maps (index, ordinal) to a training sample whose augmentation follows from (seed, ordinal).
-
-    Args:
-        dataset_dicts: Detectron2's dataset dicts; workers share the memory of a list as of a lazy dataset.
-        mapper: what turns a dataset dict into the model's input.
-        seed: seed of this process.
-    """
-
-    def __init__(self, dataset_dicts: Sequence[DatasetDict] | Dataset, mapper: Callable, seed: int) -> None:
-        is_list = isinstance(dataset_dicts, list)
-        self._dicts = DatasetFromList(dataset_dicts, copy=False) if is_list else dataset_dicts
-        self._mapper = mapper
-        self._seed = seed
-
-    def __len__(self) -> int:
-        return len(self._dicts)
-
-    def __getitem__(self, sample: tuple[int, int]) -> DatasetDict:
-        index, ordinal = sample
-        with seeded_random_state(self._seed, ordinal):
-            return self._mapper(self._dicts[index])
-
-
-@contextmanager
-def seeded_random_state(*entropy: int) -> Iterator[None]:
-    """Seed ``random``, NumPy and PyTorch from some integers, and put their states back at the end."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    seed = derived_seed(*entropy)
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed looks for GPUs as well: 0.3 ms an image
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-
-
-def derived_seed(*entropy: int) -> int:
-    """A 32-bit seed that mixes some non-negative integers."""
-    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
 
 class BatchSampler:
@@ -144,10 +68,14 @@ class TrainLoader:
         dataset: the samples.
         batches: which samples make a batch.
         num_workers: loader processes; 0 loads in the training process. The data is the same for any number.
+        unreadable: counts the images that samples tell to be unreadable.
     """
 
-    def __init__(self, dataset: SeededDataset, batches: BatchSampler, num_workers: int) -> None:
+    def __init__(
+        self, dataset: SeededDataset, batches: BatchSampler, num_workers: int, unreadable: UnreadableImages
+    ) -> None:
         self.dataset = dataset
+        self.unreadable = unreadable
         self._batches = batches
         self._num_workers = num_workers
 
@@ -161,7 +89,7 @@ class TrainLoader:
         self._batches.start_iteration = iteration
 
     def __iter__(self) -> Iterator[list[DatasetDict]]:
-        yield from DataLoader(
+        batches = DataLoader(
             self.dataset,
             batch_sampler=self._batches,
             num_workers=self._num_workers,
@@ -169,6 +97,15 @@ class TrainLoader:
             # The loader draws its workers' seeds from here, not from the state that the training step uses.
             generator=torch.Generator().manual_seed(0),
         )
+        try:
+            for batch in batches:
+                for sample in batch:
+                    self.unreadable.add(sample.pop(REPORT_KEY, {}))
+                yield batch
+        except UserError as error:
+            # Held by a traceback, the workers would end only when PyTorch's patience with each does, after 5 s.
+            error.__traceback__ = None
+            raise UserError(str(error)) from None
 
 
 def build_train_loader(cfg: CfgNode, seed: int, mapper: Callable | None = None) -> TrainLoader:
@@ -178,7 +115,7 @@ def build_train_loader(cfg: CfgNode, seed: int, mapper: Callable | None = None) 
         cfg: full config; ``DATALOADER.SAMPLER_TRAIN`` is a name of :data:`eql_d2.data.build_sampler.BUILDERS` or
             MixtureTrainingSampler. What it shows of each class goes to the log and to ``OUTPUT_DIR``.
         seed: seed of the run, the same on all processes.
-        mapper: replaces Detectron2's mapper.
+        mapper: replaces :class:`LongTailMapper`.
 
     Raises:
         UserError: the dataset is broken or empty, or a key does not fit.
@@ -192,15 +129,22 @@ def build_train_loader(cfg: CfgNode, seed: int, mapper: Callable | None = None) 
     if comm.is_main_process():
         report_classes_shown(cfg, sampler, classes)
     grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
-    batches = BatchSampler(
-        lambda: iter(sampler),
-        groups=[int(grouped and record["width"] > record["height"]) for record in summaries],
-        batch_size=batch_size,
+    groups = [int(grouped and record["width"] > record["height"]) for record in summaries]
+    batches = BatchSampler(lambda: iter(sampler), groups, batch_size)
+    augmentations = training_augmentations(cfg)
+    mapper = mapper or with_tight_boxes(
+        cfg, LongTailMapper(cfg, is_train=True, augmentations=augmentations, recompute_boxes=False)
     )
+    images = MappedImages(dicts, mapper)
+    unreadable = UnreadableImages(cfg.DATALOADER.MAX_UNREADABLE_IMAGES)
     dataset = SeededDataset(
-        dicts, NamingMapper(mapper or DatasetMapper(cfg, is_train=True)), derived_seed(seed, comm.get_rank())
+        images,
+        build_copy_paste(cfg, images, classes) if cfg.INPUT.COPY_PASTE.ENABLED else images,
+        groups=groups,
+        seed=derived_seed(seed, comm.get_rank()),
+        max_unreadable=unreadable.limit,
     )
-    return TrainLoader(dataset, batches, cfg.DATALOADER.NUM_WORKERS)
+    return TrainLoader(dataset, batches, cfg.DATALOADER.NUM_WORKERS, unreadable)
 
 
 def batch_size_of_process(cfg: CfgNode) -> int:
@@ -220,7 +164,7 @@ def batch_size_of_process(cfg: CfgNode) -> int:
 def _training_dicts(cfg: CfgNode) -> tuple[Sequence[DatasetDict] | Dataset, list[DatasetDict]]:
     """The training images, and what samplers read of each; lazy where the datasets are."""
     parts = [DatasetCatalog.get(name) for name in cfg.DATASETS.TRAIN]
-    if parts and all(isinstance(part, LVISDataset) for part in parts):
+    if parts and all(isinstance(part, (LVISDataset, WithIgnoreRegions)) for part in parts):
         dicts, summaries = ConcatDataset(parts), list(itertools.chain(*(part.summaries() for part in parts)))
     else:
         dicts = summaries = list(itertools.chain(*parts))

@@ -14,6 +14,7 @@ from pycocotools import mask as mask_api
 
 from eql_d2.data.annotation_cache import PackedAnnotations, open_annotations
 from eql_d2.data.annotation_rules import FEDERATED_KEYS, missing_file, not_lvis_format, relative_path
+from eql_d2.data.dataset_checks.image_files import image_paths, images_present
 from eql_d2.data.findings import defects_error
 from eql_d2.errors import UserError
 
@@ -30,7 +31,7 @@ class LazyAnnotations:
         self._annotations, self._category_ids = annotations, category_ids
 
     def __len__(self) -> int:
-        """Number of annotations of all classes."""
+        """Number of annotations of all classes, in all images."""
         return len(self._annotations.categories)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -94,7 +95,7 @@ def load_lvis_format(
         image_root: folder of the images; v1's ``coco_url`` gives the path below it ("val2017/NAME.jpg").
         categories: names of the classes to keep, in any order; None keeps all.
         federated: whether the file has to say which classes each image is labelled for, as LVIS does.
-        ignore_defects: leave defective entries out instead of raising an error.
+        ignore_defects: leave defective entries and missing images out instead of raising an error.
 
     Returns:
         The images in ascending order of their ids, as Detectron2 has them.
@@ -105,7 +106,9 @@ def load_lvis_format(
     annotations = open_annotations(annotation_file)
     check_files_exist(annotation_file, image_root)
     check_annotations(annotations, federated, ignore_defects)
-    return LVISDataset(annotations, image_root, categories)
+    present = images_present(image_paths(annotations), image_root) if ignore_defects else None
+    images = None if present is None or present.all() else np.flatnonzero(present)
+    return LVISDataset(annotations, image_root, categories, images)
 
 
 def check_annotations(annotations: PackedAnnotations, federated: bool, ignore_defects: bool) -> None:
@@ -137,20 +140,31 @@ class LVISDataset(Sequence):
         annotations: of the dataset.
         image_root: folder of the images.
         categories: names of the classes to keep; None keeps all.
+        images: (n,) int64, places of the images to keep among all; None keeps all.
     """
 
     def __init__(
-        self, annotations: PackedAnnotations, image_root: str | Path, categories: Sequence[str] | None = None
+        self,
+        annotations: PackedAnnotations,
+        image_root: str | Path,
+        categories: Sequence[str] | None = None,
+        images: np.ndarray | None = None,
     ) -> None:
         self._annotations = annotations
         self._image_root = Path(image_root)
         self._categories = categories
+        self._images = images
 
     def __reduce__(self) -> tuple:
-        return LVISDataset, (self._annotations, self._image_root, self._categories)
+        return LVISDataset, (self._annotations, self._image_root, self._categories, self._images)
+
+    @property
+    def packed(self) -> PackedAnnotations:
+        """What the items are made from."""
+        return self._annotations
 
     def __len__(self) -> int:
-        return len(self._annotations)
+        return len(self._annotations if self._images is None else self._images)
 
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
@@ -158,7 +172,9 @@ class LVISDataset(Sequence):
         position = operator.index(index)
         if not -len(self) <= position < len(self):
             raise IndexError(f"image {position} of {len(self)}")
-        image, annotations = self._annotations.records(position % len(self))
+        position %= len(self)
+        place = position if self._images is None else int(self._images[position])
+        image, annotations = self._annotations.records(place)
         item = {
             "file_name": str(self._image_root / relative_path(image)),
             "height": image["height"],
@@ -201,10 +217,11 @@ class LVISDataset(Sequence):
         starts = np.concatenate(([0], np.cumsum(kept)))[packed.annotation_starts]
         by_class = [{"category_id": index} for index in range(len(self._contiguous))]
         instances = [by_class[category] for category in classes[kept].tolist()]
-        return [
+        summaries = [
             {"width": width, "height": height, "annotations": instances[start:stop]}
             for (width, height), (start, stop) in zip(packed.sizes.tolist(), pairwise(starts.tolist()), strict=True)
         ]
+        return summaries if self._images is None else [summaries[place] for place in self._images]
 
 
 def chosen_categories(annotations: PackedAnnotations, names: Sequence[str] | None) -> list[dict[str, Any]]:

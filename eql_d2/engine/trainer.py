@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.engine import (
     AMPTrainer,
     DefaultTrainer,
@@ -16,11 +17,13 @@ from detectron2.engine import (
     create_ddp_model,
 )
 from detectron2.engine.hooks import EvalHook
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
 
 from eql_d2.data.categories import CategoryCounts, category_counts
-from eql_d2.data.loader import TrainLoader, build_test_loader, build_train_loader, derived_seed
+from eql_d2.data.loader import TrainLoader, build_test_loader, build_train_loader
+from eql_d2.data.seeding import derived_seed
 from eql_d2.engine.checkpoint import AtomicCheckpointer, check_run_folder
 from eql_d2.engine.class_watch import WatchClasses
 from eql_d2.engine.description import describe_run
@@ -30,8 +33,9 @@ from eql_d2.engine.partial_training import (
     describe_misfits,
     freeze_all_but,
 )
+from eql_d2.engine.unreadable_images import CountUnreadableImages
 from eql_d2.errors import UserError
-from eql_d2.evaluation import LVISEvaluator
+from eql_d2.evaluation import LVISEvaluator, OpenImagesEvaluator
 from eql_d2.modeling import LongTailRCNNWithTTA
 
 logger = logging.getLogger(__name__)
@@ -90,10 +94,12 @@ class LongTailTrainer(DefaultTrainer):
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> LVISEvaluator:
-        """LVIS metrics, written to ``OUTPUT_DIR/inference/DATASET`` or another folder."""
-        tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
+        """The metrics of LVIS or Open Images, written to ``OUTPUT_DIR/inference/DATASET`` or another folder."""
         folder = output_folder or f"{cfg.OUTPUT_DIR}/inference/{dataset_name}"
+        if MetadataCatalog.get(dataset_name).get("evaluator_type") == "openimages":
+            return OpenImagesEvaluator(dataset_name, output_dir=folder, counts=training_counts(cfg))
+        tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
         return LVISEvaluator(
             dataset_name,
             tasks,
@@ -154,6 +160,8 @@ class LongTailTrainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase | None]:
         """Detectron2's hooks, after this project's."""
         hooks = [SeedEachStep()]
+        if isinstance(self.data_loader, TrainLoader):  # a subclass may build another
+            hooks.append(CountUnreadableImages(self.cfg, self.data_loader.unreadable))
         if self.cfg.SOLVER.TRAINABLE:
             hooks.append(FreezeBatchNorm())
         if self.cfg.ENGINE.WATCH_PERIOD > 0:

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class ResultParts:
-    """Writes one JSON list of results, from all processes, without holding it in memory.
+    """Writes one JSON list of results, or a file of lines, from all processes, without holding it in memory.
 
     A process's part lies next to the file, under a name with its rank and a word drawn by chance, so that what
     an interrupted run has left never mixes in; the next run that ends there deletes it. The processes of several
@@ -23,28 +23,36 @@ class ResultParts:
 
     Args:
         path: the file to make.
+        head, separator, tail: what it begins with, what is between its records, what it ends with.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, head: bytes = b"[", separator: bytes = b",\n", tail: bytes = b"]") -> None:
         self._path = path
+        self._head, self._separator, self._tail = head, separator, tail
         self._part = path.with_name(f"{path.name}.part-{comm.get_rank()}-{uuid.uuid4().hex[:12]}")
         self._file: Any = None
 
     def write(self, results: list[dict[str, Any]]) -> None:
-        """Append results to this process's part.
+        """Append results to this process's part of a JSON list.
 
         Raises:
             UserError: the folder cannot be written.
         """
-        if not results:
-            return
-        records = orjson.dumps(results)[1:-1]
+        if results:
+            self.append(orjson.dumps(results)[1:-1])
+
+    def append(self, records: bytes) -> None:
+        """Append records as text, with separators between them.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
         try:
             if self._file is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = open(self._part, "wb")  # noqa: SIM115 (stays open until joined or discarded)
             else:
-                self._file.write(b",\n")
+                self._file.write(self._separator)
             self._file.write(records)
         except OSError as error:
             raise self._cannot_write(error) from None
@@ -97,12 +105,12 @@ class ResultParts:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         whole = self._part.with_name(f"{self._part.name}-all")
         with open(whole, "wb") as target:
-            target.write(b"[")
+            target.write(self._head)
             for number, part in enumerate(parts):
-                target.write(b",\n" if number else b"")
+                target.write(self._separator if number else b"")
                 with open(part, "rb") as source:
                     shutil.copyfileobj(source, target, 1 << 20)
-            target.write(b"]")
+            target.write(self._tail)
         whole.replace(self._path)
         for left_over in self._path.parent.glob(f"{self._path.name}.part-*"):
             left_over.unlink(missing_ok=True)

@@ -1,10 +1,13 @@
 """Softmax over logits shifted by log priors: logit adjustment (arXiv 2007.07314), Balanced Softmax (2007.10740)."""
 
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from eql_d2.losses.base import at_least_float32, class_statistics
 from eql_d2.losses.cross_entropy import SoftmaxCrossEntropy
+from eql_d2.losses.row_blocks import sum_over_rows
 
 
 class LogitAdjustmentLoss(SoftmaxCrossEntropy):
@@ -50,7 +53,10 @@ class LogitAdjustmentLoss(SoftmaxCrossEntropy):
         self.register_buffer("log_priors", log_priors.float(), persistent=False)
 
     def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
-        return super().compute(logits if self.post_hoc else logits + self._shift(logits), gt_classes)
+        if self.post_hoc:
+            return super().compute(logits, gt_classes)
+        summed = sum_over_rows(partial(_shifted_sum, shift=self._shift(logits)), logits, gt_classes)
+        return {"loss_cls": summed / max(len(gt_classes), 1)}
 
     def scores(self, logits: Tensor) -> Tensor:
         logits = at_least_float32(logits)
@@ -61,6 +67,10 @@ class LogitAdjustmentLoss(SoftmaxCrossEntropy):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, tau={self.tau}, post_hoc={self.post_hoc}"
+
+
+def _shifted_sum(logits: Tensor, gt_classes: Tensor, shift: Tensor) -> Tensor:
+    return F.cross_entropy(logits + shift, gt_classes, reduction="sum")
 
 
 class BalancedSoftmaxLoss(LogitAdjustmentLoss):

@@ -12,6 +12,7 @@ from eql_d2.modeling.comparison_predictors import (
     FocalPredictor,
     InverseFrequencyPredictor,
 )
+from eql_d2.modeling.ignore_regions import LongTailRPN
 from eql_d2.modeling.mask_head import NormedMaskRCNNConvUpsampleHead
 from eql_d2.modeling.methods import (
     BAGSPredictor,
@@ -39,6 +40,7 @@ __all__ = [
     "LongTailPredictor",
     "LongTailRCNNWithTTA",
     "LongTailROIHeads",
+    "LongTailRPN",
     "NormedConv2d",
     "NormedLinear",
     "NormedMaskRCNNConvUpsampleHead",

@@ -39,7 +39,11 @@ class LongTailPredictor(FastRCNNOutputLayers):
         temperature: of the normed classifier.
         scaled_classifier: whether the classifier is a :class:`ScaledLinear`.
         calibration: arguments of :class:`Calibration`.
+        image_level_labels: see ``MODEL.LONG_TAIL.IMAGE_LEVEL_LABELS``.
         kwargs: arguments of :class:`FastRCNNOutputLayers`.
+
+    Raises:
+        UserError: the loss has no use for image-level labels.
     """
 
     loss_class: type[ClassificationLoss]
@@ -56,6 +60,7 @@ class LongTailPredictor(FastRCNNOutputLayers):
         temperature: float = 20.0,
         scaled_classifier: bool = False,
         calibration: dict[str, Any] | None = None,
+        image_level_labels: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(input_shape, **kwargs)
@@ -68,6 +73,12 @@ class LongTailPredictor(FastRCNNOutputLayers):
         with torch.no_grad():
             self.cls_score.bias.copy_(loss.initial_bias(prior_prob))
         self.loss = loss
+        if image_level_labels and "verified_classes" not in inspect.signature(loss.compute).parameters:
+            raise UserError(
+                f"MODEL.LONG_TAIL.IMAGE_LEVEL_LABELS is True, but {type(loss).__name__} has no use for them; set it to "
+                "False, or MODEL.ROI_BOX_HEAD.PREDICTOR to EQLPredictor."
+            )
+        self.image_level_labels = image_level_labels
         self.calibration = Calibration(loss, **(calibration or {}))
         self.gradient_sums: GradientSums | None = None  # see the hook WatchClasses
 
@@ -81,6 +92,7 @@ class LongTailPredictor(FastRCNNOutputLayers):
         arguments["scaled_classifier"] = cfg.MODEL.ROI_BOX_HEAD.SCALED_CLASSIFIER
         if cfg.MODEL.ROI_BOX_HEAD.NORMED_CLASSIFIER and cfg.MODEL.ROI_BOX_HEAD.SCALED_CLASSIFIER:
             raise UserError("MODEL.ROI_BOX_HEAD has both NORMED_CLASSIFIER and SCALED_CLASSIFIER; set one to False.")
+        arguments["image_level_labels"] = cfg.MODEL.LONG_TAIL.IMAGE_LEVEL_LABELS
         arguments["calibration"] = {"tau_norm": cfg.TEST.TAU_NORM, "norcal_gamma": cfg.TEST.NORCAL_GAMMA}
         if cfg.TEST.NORCAL_GAMMA:
             arguments["calibration"]["image_counts"] = torch.tensor(category_counts(cfg).image_counts)
@@ -102,12 +114,34 @@ class LongTailPredictor(FastRCNNOutputLayers):
         proposal_boxes = cat([p.proposal_boxes.tensor for p in proposals])
         # An image without ground truth has background proposals only, whose boxes are never regressed.
         gt_boxes = cat([(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals])
-        losses = self.loss(logits, gt_classes)
+        labels = {"verified_classes": self.verified_classes(proposals)} if self.image_level_labels else {}
+        losses = self.loss(logits, gt_classes, **labels)
         if self.gradient_sums is not None and logits.requires_grad:
             self.gradient_sums.watch(logits, gt_classes)
         losses["loss_box_reg"] = self.box_reg_loss(proposal_boxes, gt_boxes, deltas, gt_classes)
         self.log_accuracy(logits, gt_classes)
         return {name: value * self.loss_weight.get(name, 1.0) for name, value in losses.items()}
+
+    def verified_classes(self, proposals: list[Instances]) -> Tensor:
+        """(R, K) bool: whether the image of a RoI is labelled as holding or not holding a class.
+
+        Args:
+            proposals: one a image, :class:`ImageTargets` with ``verified_classes``.
+
+        Raises:
+            UserError: the training data came without image-level labels.
+        """
+        rows = []
+        for of_image in proposals:
+            classes = getattr(of_image, "verified_classes", None)
+            if classes is None:
+                raise UserError(
+                    "MODEL.LONG_TAIL.IMAGE_LEVEL_LABELS is True, but the training data comes without them; "
+                    "use LongTailMapper as its mapper, or set the key to False."
+                )
+            row = torch.zeros(self.num_classes, dtype=torch.bool, device=classes.device)
+            rows.append(row.index_fill_(0, classes, True).expand(len(of_image), -1))
+        return torch.cat(rows)
 
     def predict_probs(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> tuple[Tensor, ...]:
         """Scores of each image's proposals: tensors of shape (Ri, K + 1), background last."""

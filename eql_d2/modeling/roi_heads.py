@@ -5,16 +5,19 @@ from typing import Any
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
-from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
+from detectron2.modeling.roi_heads import CascadeROIHeads
 from detectron2.structures import Instances
 from torch import Tensor
 
+from eql_d2.data.image_targets import with_image_labels
 from eql_d2.errors import UserError
 from eql_d2.modeling.box_predictor import build_box_predictor
+from eql_d2.modeling.ignore_regions import in_ignore_regions
+from eql_d2.modeling.roi_training import TargetedROIHeads
 
 
 @ROI_HEADS_REGISTRY.register()
-class LongTailROIHeads(StandardROIHeads):
+class LongTailROIHeads(TargetedROIHeads):
     """Faster and Mask R-CNN heads whose classification loss is ``MODEL.ROI_BOX_HEAD.PREDICTOR``."""
 
     @classmethod
@@ -25,13 +28,13 @@ class LongTailROIHeads(StandardROIHeads):
 
 
 @ROI_HEADS_REGISTRY.register()
-class LongTailCascadeROIHeads(CascadeROIHeads):
+class LongTailCascadeROIHeads(TargetedROIHeads, CascadeROIHeads):
     """Cascade heads; each stage has its own predictor with its own loss and loss state.
 
     Args:
         score_average: "probability" averages the stages' scores, as Detectron2; "logit" their logits, which the last
             stage's loss turns into scores, as Seesaw Loss's code.
-        kwargs: arguments of :class:`CascadeROIHeads`.
+        kwargs: arguments of :class:`TargetedROIHeads` and :class:`CascadeROIHeads`.
 
     Raises:
         UserError: ``score_average`` is neither.
@@ -61,6 +64,19 @@ class LongTailCascadeROIHeads(CascadeROIHeads):
             for head, predictor in zip(parts["box_heads"], parts["box_predictors"], strict=True)
         ]
         return parts
+
+    def _match_and_label_boxes(
+        self, proposals: list[Instances], stage: int, targets: list[Instances]
+    ) -> list[Instances]:
+        """A later stage's RoIs; background in ignore regions leaves the cascade, since a stage trains all it gets."""
+        labelled = super()._match_and_label_boxes(proposals, stage, targets)
+        kept = []
+        for rois, of_image in zip(labelled, targets, strict=True):
+            ignored = in_ignore_regions(rois.proposal_boxes, of_image, self.ignore_overlap)
+            if ignored is not None:
+                rois = rois[~ignored | (rois.gt_classes < self.num_classes)]
+            kept.append(with_image_labels(rois, of_image))
+        return kept
 
     def _forward_box(
         self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances] | None = None

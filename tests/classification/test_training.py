@@ -221,6 +221,22 @@ def test_folders_with_other_classes(image_folder, folder_options):
 def test_a_corrupt_image_is_named(image_folder, folder_options, damage, workers):
     for path in (image_folder / "train").rglob("*.png"):
         path.write_bytes(path.read_bytes()[:200] if damage == "truncated" else b"no picture")
-    cfg = ready(DIGITS, [*folder_options, "DATALOADER.NUM_WORKERS", workers])
+    cfg = ready(DIGITS, [*folder_options, "DATALOADER.NUM_WORKERS", workers, "DATALOADER.MAX_UNREADABLE_IMAGES", 0])
     with pytest.raises(UserError, match=r"^Image .*images/train/(ant|bee)/\d.png cannot be read \(.*fetch it again\.$"):
+        train(cfg)
+
+
+def test_a_corrupt_image_is_skipped_in_training_and_stops_a_test(image_folder, folder_options):
+    broken = image_folder / "train" / "bee" / "1.png"
+    broken.write_bytes(b"no picture")
+    trainer = train(ready(DIGITS, [*folder_options, "SOLVER.MAX_ITER", 6]))  # 24 turns of 9 images
+    assert list(trainer.data_loader.unreadable.sentences) == [str(broken)]
+    cfg = ready(DIGITS, [*folder_options, "DATASETS.TEST", ("own_train",)])
+    with pytest.raises(UserError, match=r"^Image .*bee/1.png cannot be read"):
+        ClassifierTrainer.test(cfg, trainer.model)
+
+
+def test_images_too_small_for_a_crop(folder_options):
+    cfg = ready(DIGITS, [*folder_options, "INPUT.TRAIN_TRANSFORMS", [{"RandomCrop": {"size": 64}}]])
+    with pytest.raises(UserError, match=r"^INPUT.TRAIN_TRANSFORMS cannot be applied to image .* of 24x2\d pixels: Req"):
         train(cfg)

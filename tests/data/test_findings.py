@@ -2,9 +2,11 @@
 
 import copy
 import logging
+import pickle
 
 import orjson
 import pytest
+from detectron2.data import DatasetCatalog
 
 from eql_d2.data.annotation_cache import open_annotations
 from eql_d2.data.datasets import check_dataset, register_lvis_format
@@ -190,6 +192,10 @@ def test_missing_images_stop_training_at_its_start(findings_of, path, tmp_path, 
         check_dataset("incomplete")
     check_dataset("incomplete", ignore_defects=True)
     assert "image 2.jpg is not in the image folder" in caplog.text
+    dataset = DatasetCatalog.get("incomplete")
+    assert [image["image_id"] for image in dataset] == [1]
+    assert [len(summary["annotations"]) for summary in dataset.summaries()] == [len(dataset[-1]["annotations"])] == [3]
+    assert pickle.loads(pickle.dumps(dataset))[0] == dataset[0]
     with pytest.raises(UserError, match=rf"{sentence}\.$"):  # metrics on the rest would be of another set
         check_dataset("incomplete", ignore_defects=True, evaluated=True)
 

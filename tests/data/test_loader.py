@@ -1,16 +1,14 @@
 """The training loader: what it serves is a function of seed, iteration and process."""
 
 import itertools
-import shutil
 
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.samplers import TrainingSampler
 
-from eql_d2.data.datasets import register_lvis_format, set_class_metadata
-from eql_d2.data.loader import BatchSampler, build_train_loader, seeded_random_state
+from eql_d2.data.loader import BatchSampler, build_train_loader
+from eql_d2.data.seeding import seeded_random_state
 from eql_d2.errors import UserError
 
 
@@ -65,44 +63,6 @@ def test_seeding_a_sample_leaves_the_random_state_alone():
         assert np.random.rand() != first[0]
     assert np.array_equal(states[0], np.random.get_state()[1])
     assert torch.equal(states[1], torch.get_rng_state())
-
-
-@pytest.fixture
-def broken_set(tiny_set, tiny_cfg, tmp_path):
-    """A copy of the tiny set in which images may be broken."""
-    folder = shutil.copytree(tiny_set, tmp_path / "broken")
-    register_lvis_format("broken_train", folder / "train.json", folder)
-    set_class_metadata("broken_train")
-    tiny_cfg.DATASETS.TRAIN = ("broken_train",)
-    yield folder
-    DatasetCatalog.remove("broken_train")
-    MetadataCatalog.remove("broken_train")
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda path: path.unlink(), "does not exist"),
-        (lambda path: path.write_bytes(b"not a picture"), "cannot be read"),
-        (lambda path: path.write_bytes(path.read_bytes()[:600]), "cannot be read"),
-    ],
-)
-def test_a_broken_image_is_named(broken_set, tiny_cfg, damage, message, workers):
-    for path in (broken_set / "train").iterdir():
-        damage(path)
-    tiny_cfg.DATALOADER.NUM_WORKERS = workers
-    with pytest.raises(UserError, match=rf"^Image .*broken/train/\w+\.jpg {message}[^\n]*$"):
-        next(iter(build_train_loader(tiny_cfg, seed=0)))
-
-
-def test_an_image_of_another_size_is_named(broken_set, tiny_cfg):
-    from PIL import Image
-
-    for path in (broken_set / "train").iterdir():
-        Image.new("RGB", (32, 48)).save(path)
-    with pytest.raises(UserError, match="is not 64x64 as annotated"):
-        next(iter(build_train_loader(tiny_cfg, seed=0)))
 
 
 def test_unknown_sampler_is_named(tiny_cfg):

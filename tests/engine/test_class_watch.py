@@ -11,7 +11,7 @@ from detectron2.utils import comm
 
 from eql_d2.data.custom_datasets import register_custom_datasets
 from eql_d2.engine import launch
-from eql_d2.engine.class_watch import summary
+from eql_d2.engine.class_watch import WatchClasses, summary
 from eql_d2.losses import EqualizationLossV2
 from eql_d2.modeling.gradient_sums import GradientSums
 from tests.engine.test_resume import Stopped, train
@@ -84,13 +84,19 @@ def read_classes(folder):
         return list(csv.DictReader(file))
 
 
+def watch_of(trainer):
+    """The hook under test."""
+    (hook,) = (hook for hook in trainer._hooks if isinstance(hook, WatchClasses))
+    return hook
+
+
 def test_a_run_logs_groups_percentiles_and_classes(watched_cfg):
     watched_cfg.SOLVER.MAX_ITER = 20  # the writers write every 20 iterations
     trainer = train(watched_cfg)
     lines = [json.loads(line) for line in Path(watched_cfg.OUTPUT_DIR, "metrics.json").read_text().splitlines()]
     logged = {name for line in lines for name in line if name.startswith("classes/")}
     quantities = ("positive_gradient", "negative_gradient", "gradient_ratio", "cum_samples")
-    groups = set(trainer._hooks[1]._counts.frequency_groups)
+    groups = set(watch_of(trainer)._counts.frequency_groups)
     assert logged == {f"classes/{q}_{end}" for q in quantities for end in (*groups, "p10", "p50", "p90")}
     rows = read_classes(watched_cfg.OUTPUT_DIR)
     assert len(rows) == 6
@@ -147,7 +153,7 @@ def watch_in_each_process(cfg, folder):
     torch.set_num_threads(1)
     register_custom_datasets(cfg)
     trainer = train(cfg)
-    torch.save(trainer._hooks[1]._sums, folder / f"{comm.get_rank()}.pth")
+    torch.save(watch_of(trainer)._sums, folder / f"{comm.get_rank()}.pth")
 
 
 def test_two_processes_sum_up(watched_cfg, tmp_path):
@@ -159,5 +165,5 @@ def test_two_processes_sum_up(watched_cfg, tmp_path):
     assert in_file == pytest.approx(first[0, 1].tolist(), rel=1e-4)
     watched_cfg.OUTPUT_DIR = str(tmp_path / "one")
     watched_cfg.SOLVER.IMS_PER_BATCH = 2
-    alone = train(watched_cfg)._hooks[1]._sums
+    alone = watch_of(train(watched_cfg))._sums
     assert (first[0].sum() / alone[0].sum()).item() == pytest.approx(2, rel=0.2)  # twice the RoIs

@@ -163,7 +163,7 @@ def test_reset_forgets():
 
 
 def test_files(tmp_path):
-    names = ["cat, black", "dog $x$", "$", "ε"]
+    names = ["cat, black", "dog $\\x$", "$", "ε"]
     evaluate(COUNTS, LABELS, SCORES, class_names=names, output_dir=tmp_path / "new" / "folder")
     folder = tmp_path / "new" / "folder"
     assert sorted(path.name for path in folder.iterdir()) == ["confusion.png", "per_class_accuracy.csv"]
@@ -172,7 +172,7 @@ def test_files(tmp_path):
     assert rows == [
         ["class_id", "name", "group", "train_images", "test_images", "correct", "accuracy"],
         ["0", "cat, black", "many", "500", "2", "1", "50.0000"],
-        ["1", "dog $x$", "medium", "100", "1", "1", "100.0000"],
+        ["1", "dog $\\x$", "medium", "100", "1", "1", "100.0000"],
         ["2", "$", "medium", "20", "0", "0", "nan"],
         ["3", "ε", "few", "19", "2", "1", "50.0000"],
     ]
