@@ -9,7 +9,9 @@ from typing import Any
 import orjson
 from tqdm import tqdm
 
-from eql_d2.data.categories import CategoryCounts, read_count_file
+from eql_d2.data.annotation_cache import open_annotations
+from eql_d2.data.categories import CategoryCounts, count_annotations, read_count_file
+from eql_d2.data.findings import defects_error
 from eql_d2.errors import UserError
 from eql_d2.evaluation.evaluation import Evaluation, engine_by_name, write_class_ap
 from eql_d2.evaluation.ground_truth import FEDERATED_KEYS, GroundTruth
@@ -134,7 +136,7 @@ def _set_groups(ground_truth: GroundTruth, train_annotations: Any, category_coun
         raise UserError("--train-annotations and --category-counts both say how often classes are; give one of them.")
     source = train_annotations or category_counts
     if source:
-        counts = read_count_file(str(source)) if category_counts else count_training_images(source)
+        counts = read_count_file(str(source)) if category_counts else _training_counts(source)
         letters = dict(zip(counts.category_ids, counts.frequency_groups, strict=True))
         ground_truth.set_frequencies(letters, str(source))
     elif "" in ground_truth.frequencies:
@@ -145,27 +147,8 @@ def _set_groups(ground_truth: GroundTruth, train_annotations: Any, category_coun
         )
 
 
-def count_training_images(path: str | Path) -> CategoryCounts:
-    """Count in how many images of a training set each class is, crowds apart.
-
-    Raises:
-        UserError: the annotation file is missing or broken.
-    """
-    content = _read_annotations(path)
-    try:
-        images_of: dict[int, set[int]] = {category["id"]: set() for category in content["categories"]}
-        instances_of = dict.fromkeys(images_of, 0)
-        for annotation in content["annotations"]:
-            if not annotation.get("iscrowd"):
-                images_of[annotation["category_id"]].add(annotation["image_id"])
-                instances_of[annotation["category_id"]] += 1
-    except (KeyError, TypeError) as error:
-        raise UserError(f"Annotation file {path} has a broken entry: {type(error).__name__} {error}.") from None
-    records = sorted(content["categories"], key=lambda category: category["id"])
-    return CategoryCounts(
-        category_ids=tuple(record["id"] for record in records),
-        names=tuple(str(record.get("name", record["id"])) for record in records),
-        image_counts=tuple(len(images_of[record["id"]]) for record in records),
-        instance_counts=tuple(instances_of[record["id"]] for record in records),
-        num_images=len(content["images"]),
-    )
+def _training_counts(path: str | Path) -> CategoryCounts:
+    error = defects_error(path, open_annotations(path).findings, ignorable=False)
+    if error:  # some instances would not be counted
+        raise error
+    return count_annotations(str(path))

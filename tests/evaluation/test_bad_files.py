@@ -130,7 +130,8 @@ def test_annotation_files_that_are_none(run, content, expected):
 
 
 def test_broken_training_annotations(case, run, tmp_path):
-    broken = {**fresh(case[0]), "annotations": [{"image_id": 1, "category_id": 77}]}
+    broken = {**fresh(case[0]), "annotations": [{"image_id": 1, "category_id": 77, "bbox": [0, 0, 1, 1]}]}
+    broken["images"] = [{**image, "file_name": "x.jpg"} for image in broken["images"]]
     (tmp_path / "train.json").write_text(json.dumps(broken))
-    with pytest.raises(UserError, match=r"train.json has a broken entry: KeyError 77"):
+    with pytest.raises(UserError, match=r"train.json: an annotation names the unknown category_id 77"):
         run(*case, train_annotations=tmp_path / "train.json")

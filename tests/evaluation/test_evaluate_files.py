@@ -99,7 +99,8 @@ def test_coco_files_get_their_groups_from_training_counts(case, run, engine, tmp
     train += [{"image_id": i, "category_id": 1, "iscrowd": 1} for i in range(200, 300)]  # crowds do not count
     train += [{"image_id": 0, "category_id": 2} for _ in range(50)]  # nor does a second one in an image
     categories = [{"id": k, "name": str(k)} for k in shares]
-    images = [{"id": i} for i in range(300)]
+    train = [{**annotation, "bbox": [0, 0, 1, 1]} for annotation in train]
+    images = [{"id": i, "file_name": "x.jpg", "width": 9, "height": 9} for i in range(300)]
     (tmp_path / "train.json").write_text(json.dumps({"images": images, "annotations": train, "categories": categories}))
     counts = [{**c, "image_count": shares[c["id"]], "instance_count": 500} for c in categories]
     (tmp_path / "counts.json").write_text(json.dumps({"num_images": 300, "categories": counts}))
