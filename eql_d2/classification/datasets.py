@@ -15,6 +15,7 @@ from eql_d2.classification.image_files import READERS, read_image_list
 from eql_d2.classification.image_set import ImageSet
 from eql_d2.classification.long_tail import long_tailed_indices
 from eql_d2.classification.small_sets import GLYPH_CLASSES, draw_glyphs, glyph_labels, read_digits
+from eql_d2.data.custom_datasets import custom_entries
 from eql_d2.data.datasets import datasets_root
 from eql_d2.errors import UserError
 
@@ -26,17 +27,19 @@ SPLITS = {
     "glyphs": ("train", "test"),
     "imagenet_lt": ("train", "val", "test"),
 }
-NAME = re.compile(r"(?P<family>[a-z0-9_]+?)(?:_lt(?P<imbalance>[0-9.]+)(?:_seed(?P<seed>[0-9]+))?)?_(?P<split>[a-z]+)")
+NAME = re.compile(
+    r"(?P<family>[a-z0-9_]+?)(?:_lt(?P<imbalance>[0-9]+(?:\.[0-9]+)?)(?:_seed(?P<seed>[0-9]+))?)?_(?P<split>[a-z]+)"
+)
 
 
 def register_classification_datasets(cfg: CfgNode) -> None:
-    """Register what ``DATASETS.TRAIN``, ``DATASETS.TEST`` and ``DATASETS.CUSTOM`` name; nothing is read yet.
+    """Register what the config names or describes; no images are read yet.
 
     Raises:
         UserError: a name is unknown, or an entry lacks a key or has an unknown one.
     """
-    for entry in cfg.DATASETS.CUSTOM:
-        _register_entry(entry)
+    for entry, source in custom_entries(cfg):
+        _register_entry(entry, source)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         if MetadataCatalog.get(name).get("evaluator_type") != EVALUATOR_TYPE:
             family, split, imbalance, seed = parse_name(name)
@@ -114,21 +117,24 @@ def _register(name: str, read: Callable[..., ImageSet], key: tuple) -> None:
     MetadataCatalog.get(name).set(evaluator_type=EVALUATOR_TYPE, prepare=lambda: load_image_set(name))
 
 
-def _register_entry(entry: Any) -> None:
+def _register_entry(entry: Any, source: str) -> None:
     required, optional = {"name", "images"}, {"format", "annotations", "imbalance", "seed"}
     if not isinstance(entry, dict) or not required <= set(entry) <= required | optional:
         raise UserError(
-            f"DATASETS.CUSTOM has the entry {entry}; it needs the keys {', '.join(sorted(required))}, and may have "
-            f"{', '.join(sorted(optional))}."
+            f"{source} has the entry {entry}; for images with one label each it needs the keys "
+            f"{', '.join(sorted(required))}, and may have {', '.join(sorted(optional))}."
         )
-    kind = entry.get("format", "image_folder")
+    name, kind = entry["name"], entry.get("format", "image_folder")
     if kind not in READERS:
+        raise UserError(f"{source}: dataset {name!r} has the format {kind!r}; it must be one of {', '.join(READERS)}.")
+    imbalance, seed = entry.get("imbalance", 1), entry.get("seed", 0)
+    if not isinstance(imbalance, (int, float)) or not isinstance(seed, int) or seed < 0:
         raise UserError(
-            f"DATASETS.CUSTOM: dataset {entry['name']!r} has the format {kind!r}; it must be {', '.join(READERS)}."
+            f"{source}: dataset {name!r} has imbalance {imbalance!r} and seed {seed!r}; they must be a number of at "
+            "least 1 and a whole number of at least 0."
         )
     annotations = Path(entry["annotations"]) if entry.get("annotations") else None
-    cut = (float(entry.get("imbalance", 1)), int(entry.get("seed", 0)))
-    _register(entry["name"], _read_custom, (entry["name"], kind, Path(entry["images"]), annotations, *cut))
+    _register(name, _read_custom, (name, kind, Path(entry["images"]), annotations, float(imbalance), seed))
 
 
 @lru_cache(maxsize=8)

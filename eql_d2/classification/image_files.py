@@ -28,7 +28,8 @@ def read_image_folder(name: str, images: Path, annotations: Path | None = None) 
     classes = sorted(folder.name for folder in images.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     paths, labels = [], []
     for label, class_name in enumerate(classes):
-        files = sorted(path for path in (images / class_name).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        found = (images / class_name).rglob("*")
+        files = sorted(str(path) for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
             raise UserError(f"Dataset {name}: folder {images / class_name} has no images; fill it or delete it.")
         paths += files
@@ -56,7 +57,7 @@ def read_image_list(name: str, images: Path, annotations: Path | None) -> ImageS
             continue
         if not path or not label.isdigit():
             raise UserError(f"Dataset {name}: line {number} of {annotations} is {line!r}; it must be PATH LABEL.")
-        paths.append(images / path)
+        paths.append(str(images / path))
         labels.append(int(label))
     classes = tuple(map(str, range(max(labels, default=-1) + 1)))
     return ImageSet(name, classes, np.array(labels, np.int64), paths)
@@ -80,7 +81,7 @@ def read_image_json(name: str, images: Path, annotations: Path | None) -> ImageS
         file_of = {record["id"]: record["file_name"] for record in content["images"]}
         records = content["annotations"]
         labels = np.array([label_of[record["category_id"]] for record in records], np.int64)
-        paths = [images / file_of[record["image_id"]] for record in records]
+        paths = [str(images / file_of[record["image_id"]]) for record in records]
         classes = tuple(str(record["name"]) for record in categories)
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(

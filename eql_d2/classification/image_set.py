@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ class ImageSet(torch.utils.data.Dataset):
     name: str
     classes: tuple[str, ...]
     labels: np.ndarray
-    images: np.ndarray | Sequence[Path | str]
+    images: np.ndarray | Sequence[str]
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
@@ -49,7 +48,7 @@ class ImageSet(torch.utils.data.Dataset):
         """One image as a dict: ``image_id`` (its index), ``label``, ``file_name``, and ``image`` if in memory."""
         record = {"image_id": index, "label": int(self.labels[index])}
         if not isinstance(self.images, np.ndarray):
-            return record | {"file_name": str(self.images[index])}
+            return record | {"file_name": self.images[index]}
         return record | {"file_name": f"{self.name}[{index}]", "image": Image.fromarray(self.images[index])}
 
     @property

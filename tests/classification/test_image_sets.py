@@ -11,8 +11,10 @@ import pytest
 from torchvision.datasets import CIFAR100
 
 from eql_d2.classification.cifar import read_cifar
+from eql_d2.classification.datasets import load_image_set, register_classification_datasets
 from eql_d2.classification.image_files import read_image_folder, read_image_json, read_image_list
 from eql_d2.classification.small_sets import read_digits
+from eql_d2.engine import load_config
 from eql_d2.errors import UserError
 
 
@@ -136,6 +138,28 @@ def test_unpacked_files_of_cifar_that_were_changed(small_cifar, tmp_path):
     (tmp_path / CIFAR100.base_folder / "train").write_bytes(b"changed")
     with pytest.raises(UserError, match=r"cifar100 is not in .* and cannot be downloaded"):
         read_cifar("cifar100", "train", tmp_path)
+
+
+def test_imagenet_lt_from_its_list(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    cfg = load_config("")
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("imagenet_lt_train",), ("imagenet_lt_val",)
+    register_classification_datasets(cfg)
+    with pytest.raises(UserError, match=r"imagenet_lt/ImageNet_LT_train.txt cannot be read \(No such file"):
+        load_image_set("imagenet_lt_train")
+    (tmp_path / "imagenet_lt").mkdir()
+    (tmp_path / "imagenet_lt" / "ImageNet_LT_train.txt").write_text("train/n1/a.JPEG 0\ntrain/n2/b.JPEG 1\n")
+    images = load_image_set("imagenet_lt_train")
+    assert images[1]["file_name"] == str(tmp_path / "imagenet" / "train" / "n2" / "b.JPEG")
+    assert images.counts.image_counts == (1, 1)
+
+
+def test_own_sets_from_a_file_and_cut(image_folder):
+    path = image_folder / "sets.yaml"
+    path.write_text("- {name: own_cut, images: train, imbalance: 3}\n")
+    cfg = load_config("", ["DATASETS.CUSTOM_FILE", str(path)])
+    register_classification_datasets(cfg)
+    assert load_image_set("own_cut").counts.image_counts == (3, 1)  # the smallest class has 3
 
 
 def test_digits():

@@ -189,8 +189,9 @@ def refused(options, config_file=DIGITS):
         (["INPUT.TRAIN_TRANSFORMS", ["Mixup"]], "INPUT.TRAIN_TRANSFORMS has the unknown 'Mixup'"),
         (["TEST.AUG.ENABLED", True], "TEST.AUG.ENABLED is True, but test-time augmentation is for detectors"),
         (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"], "train detectors with tools/train_net.py"),
-        (["DATASETS.CUSTOM", [{"name": "own"}]], "DATASETS.CUSTOM has the entry .*; it needs the keys images, name"),
-        (["DATASETS.CUSTOM", [{"name": "own", "images": "x", "format": "lvis"}]], "it must be image_folder, image_li"),
+        (["DATASETS.CUSTOM", [{"name": "own"}]], "DATASETS.CUSTOM has the entry .* it needs the keys images, name"),
+        (["DATASETS.CUSTOM", [{"name": "own", "images": "x", "format": "lvis"}]], "it must be one of image_folder, im"),
+        (["DATASETS.CUSTOM", [{"name": "own", "images": "x", "imbalance": "high"}]], "has imbalance 'high' and seed 0"),
     ],
 )
 def test_mistaken_configs(options, sentence, tmp_path):
