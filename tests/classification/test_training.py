@@ -114,26 +114,30 @@ def test_second_stages_change_the_classifier_alone(first_stage, tmp_path, name, 
 
 
 def train_here(config_file, options, path):
-    """Train in one process of some; the first saves the weights."""
+    """Train a second stage in one process of some, and all layers; each process saves the weights of both."""
     torch.set_num_threads(1)
-    cfg = ready(config_file, options)
-    result = weights(train(cfg))
-    if comm.is_main_process():
-        torch.save({name.removeprefix("module."): value for name, value in result.items()}, path)
+    stages = []
+    for config, folder in ((config_file, path), (DIGITS, f"{path}_all")):
+        trained = weights(train(ready(config, [*options, "OUTPUT_DIR", str(folder)])))
+        stages.append({name.removeprefix("module."): value for name, value in trained.items()})
+    torch.save(stages, f"{path}_{comm.get_rank()}.pth")
 
 
-def test_two_processes_equal_one(first_stage, tmp_path):
-    """Without augmentation, and with fixed statistics of batch normalization, a step is the same on both."""
+def test_two_processes(first_stage, tmp_path):
+    """Without augmentation, and with fixed statistics of batch normalization, a step is the same as on one."""
     options, first = first_stage
     config = str(CONFIGS / "crt.yaml")
     options = [*options, "INPUT.TRAIN_TRANSFORMS", [], "DATASETS.TEST", ()]
-    train_here(config, [*options, "OUTPUT_DIR", str(tmp_path / "one")], tmp_path / "one.pth")
-    arguments = (config, [*options, "OUTPUT_DIR", str(tmp_path / "two")], tmp_path / "two.pth")
-    launch(train_here, device="cpu", num_processes_per_machine=2, args=arguments)
-    one, two = torch.load(tmp_path / "one.pth"), torch.load(tmp_path / "two.pth")
+    train_here(config, options, tmp_path / "one")
+    launch(train_here, device="cpu", num_processes_per_machine=2, args=(config, options, tmp_path / "two"))
+    (one, _), (two, first_all), (_, second_all) = (
+        torch.load(tmp_path / f"{name}.pth") for name in ("one_0", "two_0", "two_1")
+    )
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6, msg=name)
     assert (one["cls_score.weight"] - first["cls_score.weight"]).abs().max() > 0.01
+    assert equal(first_all, second_all)  # statistics of batch normalization included
+    assert not torch.equal(first_all["backbone.layers.1.running_mean"], first["backbone.layers.1.running_mean"])
 
 
 def run_tool(*arguments):
