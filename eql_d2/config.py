@@ -3,12 +3,15 @@
 import torch
 from detectron2.config import CfgNode, get_cfg
 
+from eql_d2.classification.config import add_classification_config
+
 
 def add_eql_d2_config(cfg: CfgNode) -> None:
     """Add this project's keys to a Detectron2 config, in place."""
     _add_model_keys(cfg)
     _add_data_keys(cfg)
     _add_engine_keys(cfg)
+    add_classification_config(cfg)
 
 
 def _add_model_keys(cfg: CfgNode) -> None:
@@ -51,7 +54,8 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # 0.09 it is EQL's own threshold on LVIS v0.5.
     cfg.MODEL.LONG_TAIL.TAIL_RATIO = 0.09
     # Keys that say auto, to be settled when the training data are known. They may be: MODEL.ROI_HEADS.NUM_CLASSES,
-    # and of this node PRIOR_PROB, EQL.LAMBDA, DROP_LOSS.LAMBDA and BAGS.BIN_EDGES. Noted by what reads a config.
+    # MODEL.CLASSIFIER.NUM_CLASSES, and of this node PRIOR_PROB, EQL.LAMBDA, SEQL.LAMBDA, DROP_LOSS.LAMBDA and
+    # BAGS.BIN_EDGES. Noted by what reads a config.
     cfg.MODEL.LONG_TAIL.AUTO = ()
     # JSON file of category counts (form: datasets/metadata). Empty: counts follow from DATASETS.TRAIN.
     cfg.MODEL.LONG_TAIL.CATEGORY_COUNTS = ""

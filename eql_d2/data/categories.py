@@ -84,10 +84,10 @@ def category_counts(cfg: CfgNode, check_classes: bool = True) -> CategoryCounts:
 
     Args:
         cfg: full config.
-        check_classes: make sure that the counts are of ``MODEL.ROI_HEADS.NUM_CLASSES`` classes.
+        check_classes: make sure that the counts are of as many classes as the model has.
 
     Raises:
-        UserError: there is no source, or its number of classes is not ``MODEL.ROI_HEADS.NUM_CLASSES``.
+        UserError: there is no source, or its number of classes is not the model's.
     """
     explicit = cfg.MODEL.LONG_TAIL.CATEGORY_COUNTS
     if explicit:
@@ -102,12 +102,19 @@ def category_counts(cfg: CfgNode, check_classes: bool = True) -> CategoryCounts:
             "No source of category counts: set DATASETS.TRAIN to a registered dataset "
             "or MODEL.LONG_TAIL.CATEGORY_COUNTS to a JSON file."
         )
-    if check_classes and counts.num_classes != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+    key, num_classes = num_classes_of_model(cfg)
+    if check_classes and counts.num_classes != num_classes:
         raise UserError(
-            f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but {source} has "
-            f"{counts.num_classes} classes; set it to {counts.num_classes}."
+            f"{key} is {num_classes}, but {source} has {counts.num_classes} classes; set it to {counts.num_classes}."
         )
     return counts
+
+
+def num_classes_of_model(cfg: CfgNode) -> tuple[str, int]:
+    """The number of classes that the config's model tells apart, and the key that says it."""
+    if cfg.MODEL.META_ARCHITECTURE == "ImageClassifier":
+        return "MODEL.CLASSIFIER.NUM_CLASSES", cfg.MODEL.CLASSIFIER.NUM_CLASSES
+    return "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS.NUM_CLASSES
 
 
 def dataset_counts(dataset_names: tuple[str, ...]) -> CategoryCounts:
@@ -140,6 +147,8 @@ def _counts_of_one(dataset_name: str) -> CategoryCounts:
         return metadata.count_classes()
     if metadata.get("prepare"):
         metadata.prepare()
+    if metadata.get("category_counts"):  # of images with one label each, which have no annotation file
+        return metadata.category_counts
     if not metadata.get("json_file"):
         raise UserError(
             f"Dataset {dataset_name!r} has no annotation file to count its classes in; name a file of counts with "

@@ -21,12 +21,21 @@ def register_custom_datasets(cfg: CfgNode) -> None:
     Raises:
         UserError: the file is broken, or an entry lacks a key or has an unknown one.
     """
-    for entry in cfg.DATASETS.CUSTOM:
-        _register_entry(entry, "DATASETS.CUSTOM")
+    for entry, source in custom_entries(cfg):
+        _register_entry(entry, source)
+
+
+def custom_entries(cfg: CfgNode) -> list[tuple[Any, str]]:
+    """The datasets that a config describes, each with the key (and file) that has it; not checked yet.
+
+    Raises:
+        UserError: ``DATASETS.CUSTOM_FILE`` cannot be read.
+    """
+    entries = [(entry, "DATASETS.CUSTOM") for entry in cfg.DATASETS.CUSTOM]
     if cfg.DATASETS.CUSTOM_FILE:
         path = Path(cfg.DATASETS.CUSTOM_FILE)
-        for entry in _entries_of_file(path):
-            _register_entry(entry, f"DATASETS.CUSTOM_FILE {path}")
+        entries += [(entry, f"DATASETS.CUSTOM_FILE {path}") for entry in _entries_of_file(path)]
+    return entries
 
 
 def _entries_of_file(path: Path) -> list[dict[str, Any]]:

@@ -120,11 +120,7 @@ def build_train_loader(cfg: CfgNode, seed: int, mapper: Callable | None = None) 
     Raises:
         UserError: the dataset is broken or empty, or a key does not fit.
     """
-    world_size = comm.get_world_size()
-    if cfg.SOLVER.IMS_PER_BATCH % world_size:
-        raise UserError(
-            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; it must be a multiple of the {world_size} processes."
-        )
+    batch_size = batch_size_of_process(cfg)
     dicts, summaries = _training_dicts(cfg)
     if not summaries:
         raise UserError(f"DATASETS.TRAIN ({', '.join(cfg.DATASETS.TRAIN)}) has no annotated image.")
@@ -134,7 +130,7 @@ def build_train_loader(cfg: CfgNode, seed: int, mapper: Callable | None = None) 
         report_classes_shown(cfg, sampler, classes)
     grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
     groups = [int(grouped and record["width"] > record["height"]) for record in summaries]
-    batches = BatchSampler(lambda: iter(sampler), groups, cfg.SOLVER.IMS_PER_BATCH // world_size)
+    batches = BatchSampler(lambda: iter(sampler), groups, batch_size)
     augmentations = training_augmentations(cfg)
     mapper = mapper or with_tight_boxes(
         cfg, LongTailMapper(cfg, is_train=True, augmentations=augmentations, recompute_boxes=False)
@@ -149,6 +145,20 @@ def build_train_loader(cfg: CfgNode, seed: int, mapper: Callable | None = None) 
         max_unreadable=unreadable.limit,
     )
     return TrainLoader(dataset, batches, cfg.DATALOADER.NUM_WORKERS, unreadable)
+
+
+def batch_size_of_process(cfg: CfgNode) -> int:
+    """Images of ``SOLVER.IMS_PER_BATCH`` that each process takes.
+
+    Raises:
+        UserError: they cannot be shared equally.
+    """
+    world_size = comm.get_world_size()
+    if cfg.SOLVER.IMS_PER_BATCH % world_size:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; it must be a multiple of the {world_size} processes."
+        )
+    return cfg.SOLVER.IMS_PER_BATCH // world_size
 
 
 def _training_dicts(cfg: CfgNode) -> tuple[Sequence[DatasetDict] | Dataset, list[DatasetDict]]:

@@ -15,7 +15,7 @@ def seeded_random_state(*entropy: int) -> Iterator[None]:
     seed = derived_seed(*entropy)
     random.seed(seed)
     np.random.seed(seed)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed looks for GPUs as well: 0.3 ms an image
     try:
         yield
     finally:

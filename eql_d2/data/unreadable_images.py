@@ -46,7 +46,7 @@ class NamingMapper:
         """
         try:
             return self._mapper(dataset_dict)
-        except MemoryError:
+        except (MemoryError, UserError):
             raise
         except Exception as error:
             reason = _reason(dataset_dict, error)

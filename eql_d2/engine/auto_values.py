@@ -22,8 +22,10 @@ def _tail_threshold(cfg: CfgNode, counts: CategoryCounts) -> float:
 
 AUTO_KEYS: dict[str, Callable[[CfgNode, CategoryCounts], Any]] = {
     "MODEL.ROI_HEADS.NUM_CLASSES": lambda cfg, counts: counts.num_classes,
+    "MODEL.CLASSIFIER.NUM_CLASSES": lambda cfg, counts: counts.num_classes,
     "MODEL.LONG_TAIL.EQL.LAMBDA": _tail_threshold,
     "MODEL.LONG_TAIL.DROP_LOSS.LAMBDA": _tail_threshold,
+    "MODEL.LONG_TAIL.SEQL.LAMBDA": _tail_threshold,
     # As many groups as the paper has, with about as many classes in each.
     "MODEL.LONG_TAIL.BAGS.BIN_EDGES": lambda cfg, counts: quantile_bin_edges(counts.instance_counts, num_groups=4),
     # What a softmax over classes and background gives each class at the start.

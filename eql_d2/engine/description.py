@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
-from eql_d2.data.categories import CategoryCounts, category_counts, read_count_file
+from eql_d2.data.categories import CategoryCounts, category_counts, num_classes_of_model, read_count_file
 from eql_d2.data.datasets import set_class_metadata
 from eql_d2.errors import UserError
 
@@ -49,10 +49,11 @@ def class_records(cfg: CfgNode) -> dict[str, Any]:
         UserError: nothing that the config names knows the classes, or their number is another.
     """
     ids, names = _ids_and_names(cfg)
-    if len(names) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+    key, num_classes = num_classes_of_model(cfg)
+    if len(names) != num_classes:
         raise UserError(
-            f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but the config's dataset or count "
-            f"file names {len(names)} classes; set it to {len(names)}."
+            f"{key} is {num_classes}, but the config's dataset or count file names {len(names)} classes; set it to "
+            f"{len(names)}."
         )
     try:
         counts = category_counts(cfg)

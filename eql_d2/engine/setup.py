@@ -6,8 +6,9 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -103,11 +104,12 @@ def _all_keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
             yield from _all_keys(value, f"{prefix}{key}.")
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
+def setup(args: argparse.Namespace, task: "Task | None" = None) -> CfgNode:
     """Prepare this process: config, datasets, seed, threads, output folder, logging.
 
     Args:
         args: arguments of Detectron2's ``default_argument_parser``, and ``ignore`` for ``DATASETS.IGNORE_DEFECTS``.
+        task: what the model does; None is detection.
 
     Returns:
         The frozen config.
@@ -118,13 +120,13 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = load_config(args.config_file, args.opts)
     if getattr(args, "ignore", False):
         cfg.DATASETS.IGNORE_DEFECTS = True
+    task = task or DETECTION
     import_modules(cfg.ENGINE.IMPORT)
-    register_custom_datasets(cfg)
+    task.check_model(cfg)
+    task.register_datasets(cfg)
     resolved = resolve_auto_values(cfg)
     check_device(cfg)
-    if cfg.TEST.AUG.ENABLED:
-        check_augmentation(cfg)
-    _check_datasets(cfg, args.eval_only)
+    task.check_datasets(cfg, args.eval_only)
     if not args.eval_only:
         check_run_folder(cfg.OUTPUT_DIR, args.resume)
     elif not (cfg.MODEL.WEIGHTS or args.resume):
@@ -182,6 +184,31 @@ def _check_datasets(cfg: CfgNode, eval_only: bool) -> None:
         if name in cfg.DATASETS.TEST or not eval_only:
             # What is wrong with a test set should not wait for the end of days of training.
             check_dataset(name, cfg.DATASETS.IGNORE_DEFECTS, evaluated=name in cfg.DATASETS.TEST)
+
+
+def _check_detector(cfg: CfgNode) -> None:
+    if cfg.MODEL.META_ARCHITECTURE == "ImageClassifier":
+        raise UserError("MODEL.META_ARCHITECTURE is ImageClassifier; train it with tools/train_classifier.py.")
+    if cfg.TEST.AUG.ENABLED:
+        check_augmentation(cfg)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What :func:`setup` does differently for detectors and image classifiers.
+
+    Attributes:
+        check_model: makes sure that the config's model is of the task.
+        register_datasets: registers what the config describes.
+        check_datasets: makes sure that the datasets fit the model, given the config and whether it is only evaluated.
+    """
+
+    check_model: Callable[[CfgNode], None]
+    register_datasets: Callable[[CfgNode], None]
+    check_datasets: Callable[[CfgNode, bool], None]
+
+
+DETECTION = Task(_check_detector, register_custom_datasets, _check_datasets)
 
 
 def check_device(cfg: CfgNode) -> None:

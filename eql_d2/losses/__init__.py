@@ -2,18 +2,23 @@
 
 from eql_d2.losses.balanced_group_softmax import BalancedGroupSoftmax, quantile_bin_edges
 from eql_d2.losses.base import ClassificationLoss
+from eql_d2.losses.classification import CLASSIFICATION_LOSSES, build_classification_loss
 from eql_d2.losses.cross_entropy import SigmoidCrossEntropy, SoftmaxCrossEntropy
 from eql_d2.losses.drop_loss import DropLoss
 from eql_d2.losses.equalization import EqualizationLoss, lambda_for_tail_ratio, tail_ratio
 from eql_d2.losses.equalization_v2 import EqualizationLossV2
 from eql_d2.losses.federated import FederatedLoss
 from eql_d2.losses.focal import FocalLoss
+from eql_d2.losses.ldam import LDAMLoss
+from eql_d2.losses.logit_adjustment import BalancedSoftmaxLoss, LogitAdjustmentLoss
 from eql_d2.losses.reweighting import ClassBalancedLoss, InverseFrequencyLoss
 from eql_d2.losses.seesaw import SeesawLoss
 from eql_d2.losses.softmax_equalization import SoftmaxEqualizationLoss
 
 __all__ = [
+    "CLASSIFICATION_LOSSES",
     "BalancedGroupSoftmax",
+    "BalancedSoftmaxLoss",
     "ClassBalancedLoss",
     "ClassificationLoss",
     "DropLoss",
@@ -22,10 +27,13 @@ __all__ = [
     "FederatedLoss",
     "FocalLoss",
     "InverseFrequencyLoss",
+    "LDAMLoss",
+    "LogitAdjustmentLoss",
     "SeesawLoss",
     "SigmoidCrossEntropy",
     "SoftmaxCrossEntropy",
     "SoftmaxEqualizationLoss",
+    "build_classification_loss",
     "lambda_for_tail_ratio",
     "quantile_bin_edges",
     "tail_ratio",

@@ -22,12 +22,16 @@ class BalancedGroupSoftmax(ClassificationLoss):
     its classes in ascending id]; last [others, background], where others is any foreground. The grouping follows
     from the data set, so it is not stored in checkpoints.
 
+    Image classification (``has_background=False``) is without that last group: K + G logits, and a class's score is
+    its probability in its group.
+
     Args:
         num_classes: number K of foreground classes.
         instance_counts: (K,) number of training instances of each class.
         bin_edges: n ascending counts that part the classes into n + 1 groups; a class with as many instances
             as an edge is in the upper group.
         others_ratio: others used in a class group for each RoI of the group, at least 0.
+        has_background: False is image classification.
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
@@ -39,8 +43,11 @@ class BalancedGroupSoftmax(ClassificationLoss):
         instance_counts: Tensor,
         bin_edges: Sequence[float] = (10, 100, 1000),
         others_ratio: float = 8.0,
+        has_background: bool = True,
     ) -> None:
-        super().__init__(num_classes, num_logits=num_classes + len(bin_edges) + 3)
+        num_groups = len(bin_edges) + 1
+        num_logits = num_classes + num_groups + (2 if has_background else 0)
+        super().__init__(num_classes, num_logits, has_background)
         edges = torch.as_tensor(bin_edges, dtype=torch.float64)
         if bool((edges.diff() <= 0).any()):
             raise ValueError(f"bin_edges is {tuple(bin_edges)}; each edge must be above the one before.")
@@ -51,8 +58,9 @@ class BalancedGroupSoftmax(ClassificationLoss):
 
         # Background is a class of the last group here; a stable sort keeps the ids ascending.
         group_of_class = torch.bucketize(counts, edges, right=True)
-        group_of_class = torch.cat([group_of_class, group_of_class.new_full((1,), len(edges) + 1)])
-        group_sizes = torch.bincount(group_of_class) + 1
+        if has_background:
+            group_of_class = torch.cat([group_of_class, group_of_class.new_full((1,), num_groups)])
+        group_sizes = torch.bincount(group_of_class, minlength=num_groups) + 1
         self.group_sizes = group_sizes.tolist()
         if 1 in self.group_sizes:
             warnings.warn(
@@ -63,7 +71,7 @@ class BalancedGroupSoftmax(ClassificationLoss):
         order = group_of_class.argsort(stable=True)
         logit_of_class = torch.empty_like(order)
         logit_of_class[order] = torch.arange(len(order)) + group_of_class[order] + 1
-        target_logit = others_logit.repeat(num_classes + 1, 1)
+        target_logit = others_logit.repeat(len(order), 1)
         target_logit.scatter_(1, group_of_class[:, None], logit_of_class[:, None])
         self.register_buffer("group_of_class", group_of_class, persistent=False)
         self.register_buffer("logit_of_class", logit_of_class, persistent=False)
@@ -71,7 +79,7 @@ class BalancedGroupSoftmax(ClassificationLoss):
 
     @property
     def class_columns(self) -> Tensor:
-        return self.logit_of_class[:-1]
+        return self.logit_of_class[: self.num_classes]
 
     def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
         in_use = self.choose_rois(gt_classes).to(logits.dtype)
@@ -87,20 +95,25 @@ class BalancedGroupSoftmax(ClassificationLoss):
     @torch.no_grad()
     def choose_rois(self, gt_classes: Tensor) -> Tensor:
         """Draw which RoIs each group trains on: (R,) classes to (R, G) bool."""
-        groups = torch.arange(len(self.group_sizes) - 1, device=gt_classes.device)
+        groups = torch.arange(len(self.group_sizes) - self.has_background, device=gt_classes.device)
         in_group = self.group_of_class[gt_classes][:, None] == groups
         # In float64, as Python's int(ratio * count) is.
         num_others = (in_group.sum(dim=0).double() * self.others_ratio).floor()
         # Ranks of random keys give the exact number, which independent draws would not.
         keys = torch.rand(in_group.shape, device=gt_classes.device).masked_fill_(in_group, torch.inf)
         ranks = keys.argsort(dim=0).argsort(dim=0)
-        return torch.cat([in_group | (ranks < num_others), torch.ones_like(in_group[:, :1])], dim=1)
+        in_use = in_group | (ranks < num_others)
+        if not self.has_background:
+            return in_use
+        return torch.cat([in_use, torch.ones_like(in_group[:, :1])], dim=1)
 
     def scores(self, logits: Tensor) -> Tensor:
         parts = at_least_float32(logits).split(self.group_sizes, dim=1)
         probabilities = torch.cat([part.softmax(dim=1) for part in parts], dim=1)
-        foreground, background = probabilities[:, -2:].split(1, dim=1)
         classes = probabilities.index_select(1, self.class_columns)
+        if not self.has_background:
+            return classes
+        foreground, background = probabilities[:, -2:].split(1, dim=1)
         return torch.cat([classes * foreground, background], dim=1)
 
     def extra_repr(self) -> str:

@@ -13,32 +13,40 @@ class ClassificationLoss(nn.Module):
     Subclasses implement :meth:`compute` and :meth:`scores`. Shapes used throughout: R sampled RoIs of this
     process's mini-batch, K foreground classes, class K is background.
 
+    Image classification has no background: where :attr:`has_background` is False, a "RoI" is an image, classes lie
+    in [0, K), and the scores are (R, K), without a column for background.
+
     Args:
         num_classes: number K of foreground classes, at least 1.
         num_logits: width of the classifier's output.
+        has_background: whether there is a class K; None leaves it at what the subclass says.
 
     Raises:
         ValueError: ``num_classes`` is below 1.
     """
 
     has_background = True
-    """Whether there is a class K; only losses for image classification are without it."""
+    """Whether there is a class K; not in image classification."""
+    needs_cosines = False
+    """Whether the logits have to be cosines: of a ``NormedLinear`` with temperature 1 and without bias."""
     exclusive = True
     """Whether a RoI's scores are one distribution over classes and background; False of independent sigmoids."""
 
-    def __init__(self, num_classes: int, num_logits: int) -> None:
+    def __init__(self, num_classes: int, num_logits: int, has_background: bool | None = None) -> None:
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes is {num_classes}; it must be at least 1.")
         self.num_classes = num_classes
         self.num_logits = num_logits
+        if has_background is not None:
+            self.has_background = has_background
 
     def forward(self, logits: Tensor, gt_classes: Tensor, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Compute the losses in float32 (float64 stays float64), also under autocast.
 
         Args:
             logits: (R, num_logits), any floating dtype; R may be 0.
-            gt_classes: (R,) int64 in [0, K], where K is background.
+            gt_classes: (R,) int64 in [0, K], where K is background; in [0, K) without background.
             args, kwargs: further labels that a loss may use, e.g. ``verified_classes``.
 
         Returns:
@@ -75,7 +83,7 @@ class ClassificationLoss(nn.Module):
             logits: (R, num_logits).
 
         Returns:
-            (R, K + 1) scores in [0, 1], background last.
+            (R, K + 1) scores in [0, 1], background last; (R, K) without background.
         """
         raise NotImplementedError
 

@@ -15,10 +15,11 @@ class SoftmaxCrossEntropy(ClassificationLoss):
 
     Args:
         num_classes: number K of foreground classes.
+        has_background: False is image classification, with K logits.
     """
 
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(num_classes, num_logits=num_classes + 1)
+    def __init__(self, num_classes: int, has_background: bool = True) -> None:
+        super().__init__(num_classes, num_classes + has_background, has_background)
 
     def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
         summed = sum_over_rows(partial(F.cross_entropy, reduction="sum"), logits, gt_classes)
@@ -35,6 +36,7 @@ class SigmoidCrossEntropy(SigmoidLoss):
 
     Args:
         num_classes: number K of foreground classes.
+        has_background: False is image classification.
     """
 
     def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:

@@ -25,13 +25,14 @@ class FocalLoss(SigmoidLoss):
         num_classes: number K of foreground classes.
         gamma: focusing, at least 0; 0 is weighted cross-entropy.
         alpha: weight in [0, 1] of positives; negatives weigh 1 - alpha.
+        has_background: False is image classification.
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
     """
 
-    def __init__(self, num_classes: int, gamma: float = 2.0, alpha: float = 0.25) -> None:
-        super().__init__(num_classes)
+    def __init__(self, num_classes: int, gamma: float = 2.0, alpha: float = 0.25, has_background: bool = True) -> None:
+        super().__init__(num_classes, has_background)
         if gamma < 0:
             raise ValueError(f"gamma is {gamma}; it must not be negative.")
         if not 0 <= alpha <= 1:

@@ -22,6 +22,7 @@ class ReweightedSoftmaxCrossEntropy(SoftmaxCrossEntropy):
         num_classes: number K of foreground classes.
         instance_counts: (K,) number of training instances of each class, at least 0.
         weight_range: smallest and largest weight of a foreground class.
+        has_background: False is image classification, with K logits.
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
@@ -29,8 +30,14 @@ class ReweightedSoftmaxCrossEntropy(SoftmaxCrossEntropy):
 
     class_weights: Tensor
 
-    def __init__(self, num_classes: int, instance_counts: Tensor, weight_range: tuple[float, float]) -> None:
-        super().__init__(num_classes)
+    def __init__(
+        self,
+        num_classes: int,
+        instance_counts: Tensor,
+        weight_range: tuple[float, float],
+        has_background: bool = True,
+    ) -> None:
+        super().__init__(num_classes, has_background)
         counts = class_statistics("instance_counts", instance_counts, num_classes)
         if len(weight_range) != 2 or not 0 <= weight_range[0] <= weight_range[1]:
             raise ValueError(
@@ -41,7 +48,8 @@ class ReweightedSoftmaxCrossEntropy(SoftmaxCrossEntropy):
         mean = raw[occurring].mean() if occurring.any() else raw.mean()
         weights = (raw / mean).clamp(*weight_range)
         self.weight_range = tuple(weight_range)
-        self.register_buffer("class_weights", F.pad(weights, (0, 1), value=1.0).float(), persistent=False)
+        weights = F.pad(weights, (0, int(has_background)), value=1.0)
+        self.register_buffer("class_weights", weights.float(), persistent=False)
 
     def raw_weights(self, counts: Tensor) -> Tensor:
         """Weights up to a common factor, from (K,) float64 counts of at least 1."""
@@ -66,6 +74,7 @@ class ClassBalancedLoss(ReweightedSoftmaxCrossEntropy):
         instance_counts: (K,) number of training instances of each class, at least 0.
         beta: in [0, 1); 0 weighs all classes the same, near 1 the weights near the inverse frequency.
         weight_range: smallest and largest weight of a foreground class.
+        has_background: False is image classification, with K logits.
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
@@ -77,14 +86,13 @@ class ClassBalancedLoss(ReweightedSoftmaxCrossEntropy):
         instance_counts: Tensor,
         beta: float = 0.999,
         weight_range: tuple[float, float] = (0.1, 5.0),
+        has_background: bool = True,
     ) -> None:
-        if not 0 <= beta < 1:
-            raise ValueError(f"beta is {beta}; it must be at least 0 and below 1.")
-        self.beta = beta
-        super().__init__(num_classes, instance_counts, weight_range)
+        self.beta = checked_beta(beta)
+        super().__init__(num_classes, instance_counts, weight_range, has_background)
 
     def raw_weights(self, counts: Tensor) -> Tensor:
-        return (1 - self.beta) / (1 - self.beta**counts)
+        return inverse_effective_numbers(counts, self.beta)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, beta={self.beta}"
@@ -102,6 +110,7 @@ class InverseFrequencyLoss(ReweightedSoftmaxCrossEntropy):
         instance_counts: (K,) number of training instances of each class, at least 0.
         power: of the inverse frequency, at least 0.
         weight_range: smallest and largest weight of a foreground class.
+        has_background: False is image classification, with K logits.
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
@@ -113,14 +122,31 @@ class InverseFrequencyLoss(ReweightedSoftmaxCrossEntropy):
         instance_counts: Tensor,
         power: float = 1.0,
         weight_range: tuple[float, float] = (0.1, 5.0),
+        has_background: bool = True,
     ) -> None:
         if power < 0:
             raise ValueError(f"power is {power}; it must not be negative.")
         self.power = power
-        super().__init__(num_classes, instance_counts, weight_range)
+        super().__init__(num_classes, instance_counts, weight_range, has_background)
 
     def raw_weights(self, counts: Tensor) -> Tensor:
         return counts**-self.power
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, power={self.power}"
+
+
+def inverse_effective_numbers(counts: Tensor, beta: float) -> Tensor:
+    """(1 - β) / (1 - β^n) of counts n of at least 1: Cui et al., CVPR 2019, equation 3."""
+    return (1 - beta) / (1 - beta**counts)
+
+
+def checked_beta(beta: float) -> float:
+    """β of the effective number of samples.
+
+    Raises:
+        ValueError: it is outside [0, 1).
+    """
+    if not 0 <= beta < 1:
+        raise ValueError(f"beta is {beta}; it must be at least 0 and below 1.")
+    return beta

@@ -28,12 +28,16 @@ class SeesawLoss(StatefulLoss):
     Without the objectness branch (the ablation of the paper's table 8) the logits are K classes and background, in
     one softmax over all RoIs; the factors act between foreground classes, and background suppresses all as usual.
 
+    Image classification (``has_background=False``) is the class term alone, over K logits. The paper's best setting on
+    ImageNet-LT is p = 0.8, q = 1 (tables 10 and 11).
+
     Args:
         num_classes: number K of foreground classes.
         p: strength of the mitigation, at least 0.
         q: strength of the compensation, at least 0.
         eps: smallest score of the true class in the compensation, in (0, 1).
         objectness: False is the ablation without the objectness branch.
+        has_background: False is image classification, where there is no objectness branch either.
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
@@ -42,9 +46,17 @@ class SeesawLoss(StatefulLoss):
     cum_samples: Tensor
 
     def __init__(
-        self, num_classes: int, p: float = 0.8, q: float = 2.0, eps: float = 1e-2, objectness: bool = True
+        self,
+        num_classes: int,
+        p: float = 0.8,
+        q: float = 2.0,
+        eps: float = 1e-2,
+        objectness: bool = True,
+        has_background: bool = True,
     ) -> None:
-        super().__init__(num_classes, num_classes + (2 if objectness else 1), {"cum_samples": 0.0})
+        objectness = objectness and has_background
+        num_logits = num_classes + has_background + objectness
+        super().__init__(num_classes, num_logits, {"cum_samples": 0.0}, has_background)
         for name, value in (("p", p), ("q", q)):
             if value < 0:
                 raise ValueError(f"{name} is {value}; it must not be negative.")
@@ -74,7 +86,8 @@ class SeesawLoss(StatefulLoss):
     def _sums_without_objectness(self, logits: Tensor, gt_classes: Tensor, log_counts: Tensor) -> Tensor:
         factors = self._log_seesaw_factors(logits[:, : self.num_classes], gt_classes, log_counts)
         factors = factors.masked_fill((gt_classes == self.num_classes)[:, None], 0)
-        return F.cross_entropy(logits + F.pad(factors, (0, 1)), gt_classes, reduction="sum")[None]
+        factors = F.pad(factors, (0, int(self.has_background)))
+        return F.cross_entropy(logits + factors, gt_classes, reduction="sum")[None]
 
     @torch.no_grad()
     def _count_samples(self, gt_classes: Tensor) -> None:

@@ -15,15 +15,22 @@ NegativeWeights = Callable[..., Tensor]
 
 
 class SigmoidLoss(ClassificationLoss):
-    """K logits, none for background: a background RoI is a negative of every class."""
+    """K logits, none for background: a background RoI is a negative of every class.
+
+    Args:
+        num_classes: number K of foreground classes.
+        has_background: False is image classification.
+    """
 
     exclusive = False
 
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(num_classes, num_logits=num_classes)
+    def __init__(self, num_classes: int, has_background: bool = True) -> None:
+        super().__init__(num_classes, num_classes, has_background)
 
     def scores(self, logits: Tensor) -> Tensor:
         foreground = at_least_float32(logits).sigmoid()
+        if not self.has_background:
+            return foreground
         return torch.cat([foreground, foreground.new_zeros(len(foreground), 1)], dim=1)
 
     def initial_bias(self, prior_prob: float = 0.001) -> Tensor:

@@ -15,8 +15,7 @@ class SoftmaxEqualizationLoss(ClassificationLoss):
     The term of class k in the denominator weighs 1 - β T(f_k) (1 - y_k) with β ~ Bernoulli(γ), drawn for each
     sample and class, and T(f) = 1 where f < λ. In evaluation mode nothing is dropped.
 
-    There is no background: K logits, labels in [0, K), and :meth:`scores` returns (R, K), not (R, K + 1) as the
-    losses for detection do.
+    There is no background: K logits, labels in [0, K), scores (R, K).
 
     Args:
         num_classes: number K of classes.

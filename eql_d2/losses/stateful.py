@@ -21,10 +21,17 @@ class StatefulLoss(ClassificationLoss):
         num_classes: number K of foreground classes.
         num_logits: width of the classifier's output.
         initial_state: what each buffer starts from, by name.
+        has_background: as of :class:`ClassificationLoss`.
     """
 
-    def __init__(self, num_classes: int, num_logits: int, initial_state: dict[str, float]) -> None:
-        super().__init__(num_classes, num_logits)
+    def __init__(
+        self,
+        num_classes: int,
+        num_logits: int,
+        initial_state: dict[str, float],
+        has_background: bool | None = None,
+    ) -> None:
+        super().__init__(num_classes, num_logits, has_background)
         self.initial_state = initial_state
         for name, value in initial_state.items():
             self.register_buffer(name, torch.full((num_classes,), value, dtype=torch.float32))

@@ -13,7 +13,7 @@ from detectron2.utils.events import get_event_storage
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
-from eql_d2.data.categories import category_counts
+from eql_d2.data.categories import category_counts, num_classes_of_model
 from eql_d2.errors import UserError
 from eql_d2.losses import ClassificationLoss
 from eql_d2.modeling.calibration import Calibration
@@ -211,7 +211,7 @@ def build_loss(loss_class: type[ClassificationLoss], cfg: CfgNode, node_name: st
         counts = category_counts(cfg)
         arguments |= {name: torch.as_tensor(getattr(counts, name)) for name in statistics}
     try:
-        return loss_class(num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES, **arguments)
+        return loss_class(num_classes=num_classes_of_model(cfg)[1], **arguments)
     except ValueError as error:
         raise UserError(f"MODEL.LONG_TAIL.{node_name}: {error}") from None
 

@@ -16,7 +16,7 @@ def tau_normalized_logits(logits: Tensor, classifier: nn.Linear, class_columns: 
 
     Args:
         logits: (R, num_logits) outputs of the classifier.
-        classifier: the layer.
+        classifier: the layer, with or without bias.
         class_columns: (K,) columns of the classes.
         tau: τ; 0 changes nothing, 1 makes all norms equal.
 
@@ -25,11 +25,11 @@ def tau_normalized_logits(logits: Tensor, classifier: nn.Linear, class_columns: 
     """
     if isinstance(classifier, NormedLinear):
         return logits
-    scale = classifier.scale if isinstance(classifier, ScaledLinear) else torch.ones_like(classifier.bias)
+    scale = classifier.scale if isinstance(classifier, ScaledLinear) else torch.ones_like(classifier.weight[:, 0])
     norms = (scale * classifier.weight.norm(dim=1))[class_columns].abs().clamp(min=1e-12)
     factors = torch.ones_like(scale)
     factors[class_columns] = (norms.mean() / norms) ** tau
-    bias = scale * classifier.bias
+    bias = 0 if classifier.bias is None else scale * classifier.bias
     return factors * (logits - bias) + bias
 
 
@@ -37,20 +37,21 @@ def norcal(scores: Tensor, image_counts: Tensor, gamma: float, exclusive: bool) 
     """Divide the scores of each class by N^γ and normalize (NorCal: Pan et al., NeurIPS 2021, equation 4).
 
     Args:
-        scores: (R, K + 1), background last.
+        scores: (R, K + 1), background last; (R, K) without background.
         image_counts: (K,) numbers N of training images; 0 counts as 1.
         gamma: γ; 0 changes nothing.
         exclusive: whether classes and background share one distribution. If not (independent sigmoids), each class is
             normalized against its own complement: NorCal of K classifiers of one class each.
 
     Returns:
-        (R, K + 1); where not exclusive, the background's scores are as they were.
+        As many columns; where not exclusive, the background's scores are as they were.
     """
-    classes, background = scores[:, :-1], scores[:, -1:]
+    classes, background = scores.tensor_split([len(image_counts)], dim=1)
     reduced = classes / image_counts.to(scores).clamp(min=1) ** gamma
     if not exclusive:
         return torch.cat([reduced / (reduced + 1 - classes), background], dim=1)
-    return torch.cat([reduced, background], dim=1) / (reduced.sum(dim=1, keepdim=True) + background)
+    total = reduced.sum(dim=1, keepdim=True) + background.sum(dim=1, keepdim=True)
+    return torch.cat([reduced, background], dim=1) / total
 
 
 class Calibration(nn.Module):
@@ -84,7 +85,7 @@ class Calibration(nn.Module):
         return tau_normalized_logits(logits, classifier, self.class_columns, self.tau_norm)
 
     def scores(self, scores: Tensor) -> Tensor:
-        """Calibrate scores (R, K + 1)."""
+        """Calibrate scores (R, K + 1), or (R, K) without background."""
         if not self.norcal_gamma:
             return scores
         return norcal(scores, self.image_counts, self.norcal_gamma, self._exclusive)

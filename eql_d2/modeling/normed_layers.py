@@ -19,10 +19,11 @@ class NormedLinear(nn.Linear):
         in_features: length of x.
         out_features: number of outputs.
         temperature: τ, above 0.
+        bias: whether there is b; without it and with τ = 1 the outputs are cosines.
     """
 
-    def __init__(self, in_features: int, out_features: int, temperature: float = 20.0) -> None:
-        super().__init__(in_features, out_features)
+    def __init__(self, in_features: int, out_features: int, temperature: float = 20.0, bias: bool = True) -> None:
+        super().__init__(in_features, out_features, bias)
         self.temperature = temperature
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,12 +1,15 @@
 """What every loss has in common: shapes, dtypes, empty batches, gradients, inputs left alone."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 
 from eql_d2.losses import (
+    CLASSIFICATION_LOSSES,
     BalancedGroupSoftmax,
+    BalancedSoftmaxLoss,
     ClassBalancedLoss,
     ClassificationLoss,
     DropLoss,
@@ -15,10 +18,12 @@ from eql_d2.losses import (
     FederatedLoss,
     FocalLoss,
     InverseFrequencyLoss,
+    LogitAdjustmentLoss,
     SeesawLoss,
     SigmoidCrossEntropy,
     SoftmaxCrossEntropy,
     SoftmaxEqualizationLoss,
+    build_classification_loss,
 )
 
 K = 6
@@ -43,6 +48,14 @@ LOSSES = {
     "federated": lambda: FederatedLoss(K, FREQUENCIES, fed_loss_num_classes=4),
     "drop_loss": lambda: DropLoss(K, FREQUENCIES),
     "seql": lambda: SoftmaxEqualizationLoss(K, FREQUENCIES, lambda_=0.0015),
+    "logit_adjustment": lambda: LogitAdjustmentLoss(K, INSTANCE_COUNTS),
+    "logit_adjustment_post_hoc": lambda: LogitAdjustmentLoss(K, INSTANCE_COUNTS, tau=0.7, post_hoc=True),
+    "balanced_softmax": lambda: BalancedSoftmaxLoss(K, INSTANCE_COUNTS),
+}
+OPTIONS = {"seql": {"lambda_": 0.0015}, "bags": {"others_ratio": 1.0}, "seesaw": {"q": 0}}
+LOSSES |= {
+    f"{name}_of_images": partial(build_classification_loss, name, K, INSTANCE_COUNTS, **OPTIONS.get(name, {}))
+    for name in CLASSIFICATION_LOSSES
 }
 
 
@@ -123,7 +136,7 @@ def test_no_roi_gives_a_zero_that_back_propagates(loss):
 def test_only_background(loss, batch):
     if not loss.has_background:
         pytest.skip("the loss has no background")
-    logits = batch[0].requires_grad_()
+    logits = batch[0].double().requires_grad_()
     total = sum(loss(logits, torch.full((9,), K)).values())
     total.backward()
     assert total.isfinite()
@@ -224,7 +237,11 @@ def test_state_dict_round_trip(name, loss, batch):
     loss(*batch)
     state = loss.state_dict()
     # Buffers that follow from the config must not come back from a checkpoint of another config.
-    collected = {"eqlv2": {"pos_grad", "neg_grad", "pos_neg_ratio"}, "seesaw": {"cum_samples"}}
+    collected = {
+        "eqlv2": {"pos_grad", "neg_grad", "pos_neg_ratio"},
+        "seesaw": {"cum_samples"},
+        "ldam": {"reweighting"},
+    }
     assert set(state) == collected.get(name.split("_")[0], set())
     fresh = LOSSES[name]()
     fresh.load_state_dict(copy.deepcopy(state))
@@ -250,10 +267,10 @@ def test_no_synchronisation_on_a_gpu(loss, batch):
 
 @pytest.mark.slow
 def test_compiled_equals_eager(name, loss, batch):
-    if name == "seql":
+    if name.startswith("seql"):
         loss = SoftmaxEqualizationLoss(K, FREQUENCIES, lambda_=0.0015, gamma=1.0)  # compiled code draws other numbers
-    if name == "bags":
-        loss = BalancedGroupSoftmax(K, INSTANCE_COUNTS, others_ratio=1000)
+    if name.startswith("bags"):
+        loss = BalancedGroupSoftmax(K, INSTANCE_COUNTS, others_ratio=1000, has_background=loss.has_background)
     if name.startswith("drop_loss"):
         loss = DropLoss(K, FREQUENCIES, lambda_=0.9)  # foreground's alone are dropped
     eager = copy.deepcopy(loss)

@@ -17,6 +17,7 @@ K = 5
 LOSSES = {
     "eqlv2": lambda: EqualizationLossV2(K),
     "seesaw": lambda: SeesawLoss(K),
+    "seesaw_of_images": lambda: SeesawLoss(K, has_background=False),
     "bags": lambda: BalancedGroupSoftmax(K, [1, 20, 300, 4000, 50], others_ratio=1000),
 }
 # RoIs of each process in each step: as many, none on the second, none on the first, no foreground on the second.
@@ -28,8 +29,8 @@ def make_steps(loss):
     generator = torch.Generator().manual_seed(8)
     for step, (first, second) in enumerate(SHARES):
         logits = torch.randn(first + second, loss.num_logits, generator=generator) * 2
-        gt_classes = torch.randint(0, K + 1, (first + second,), generator=generator)
-        if step == len(SHARES) - 1:
+        gt_classes = torch.randint(0, K + loss.has_background, (first + second,), generator=generator)
+        if step == len(SHARES) - 1 and loss.has_background:
             gt_classes[first:] = K
         yield logits, gt_classes, first
 
@@ -63,7 +64,7 @@ def ranks(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pth") for rank in (0, 1)]
 
 
-@pytest.mark.parametrize("name", ["eqlv2", "seesaw"])
+@pytest.mark.parametrize("name", ["eqlv2", "seesaw", "seesaw_of_images"])
 def test_two_processes_equal_one_that_saw_all(ranks, name):
     loss = LOSSES[name]()
     for step, (logits, gt_classes, first) in enumerate(make_steps(loss)):
@@ -79,7 +80,7 @@ def test_two_processes_equal_one_that_saw_all(ranks, name):
     assert all(buffer.abs().sum() > 0 for buffer in loss.buffers())
 
 
-@pytest.mark.parametrize(("name", "collectives"), [("eqlv2", 1), ("seesaw", 1), ("bags", 0)])
+@pytest.mark.parametrize(("name", "collectives"), [("eqlv2", 1), ("seesaw", 1), ("seesaw_of_images", 1), ("bags", 0)])
 def test_one_collective_a_step_and_none_in_evaluation(ranks, name, collectives):
     for rank in ranks:
         assert [step["collectives"] for step in rank[name]["steps"]] == [collectives] * len(SHARES)

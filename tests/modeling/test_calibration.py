@@ -6,8 +6,9 @@ from detectron2.layers import ShapeSpec
 from torch import nn
 
 from eql_d2.data.categories import category_counts
+from eql_d2.losses import BalancedGroupSoftmax, LogitAdjustmentLoss, SoftmaxCrossEntropy
 from eql_d2.modeling import BOX_PREDICTOR_REGISTRY, NormedLinear, ScaledLinear, build_box_predictor
-from eql_d2.modeling.calibration import norcal, tau_normalized_logits
+from eql_d2.modeling.calibration import Calibration, norcal, tau_normalized_logits
 
 K = 4
 FEATURES = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
@@ -38,6 +39,34 @@ def test_tau_norm_is_the_layer_with_normalized_weights(layer_class, tau):
     torch.testing.assert_close((ours - bias)[:, :K] / paper[:, :K], (norms[:K].mean() ** tau).expand(5, K))
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_tau_norm_without_background(bias):
+    """Of a plain classifier of images, with or without bias, it is the paper's but for one common factor."""
+    torch.manual_seed(1)
+    layer = nn.Linear(8, K, bias=bias)
+    layer.weight.data *= torch.tensor([1.0, 2, 3, 4])[:, None]
+    loss = SoftmaxCrossEntropy(K, has_background=False)
+    ours = Calibration(loss, tau_norm=0.7).logits(layer(FEATURES), layer) - (layer.bias if bias else 0)
+    norms = layer.weight.norm(dim=1)
+    paper = FEATURES @ (layer.weight / norms[:, None] ** 0.7).T
+    torch.testing.assert_close(ours, paper * norms.mean() ** 0.7)
+
+
+def test_tau_norm_of_bags_finds_the_columns_of_the_classes():
+    """Group after group, each class behind the group's others, which stay as they are."""
+    loss = BalancedGroupSoftmax(K, [5, 500, 50, 7], bin_edges=(10, 100), has_background=False)
+    torch.manual_seed(1)
+    layer = nn.Linear(8, loss.num_logits)
+    with torch.no_grad():
+        layer.weight *= torch.linspace(1, 9, loss.num_logits)[:, None]
+    logits = layer(FEATURES)
+    ours = Calibration(loss, tau_norm=1.0).logits(logits, layer)
+    columns, others = [1, 6, 4, 2], [0, 3, 5]
+    assert torch.equal(ours[:, others], logits[:, others])
+    lengths = (ours - layer.bias)[:, columns] / (logits - layer.bias)[:, columns] * layer.weight.norm(dim=1)[columns]
+    torch.testing.assert_close(lengths, layer.weight.norm(dim=1)[columns].mean().expand(5, K))
+
+
 def test_a_normed_classifier_is_left_alone():
     layer = make_classifier(NormedLinear)
     logits = layer(FEATURES)
@@ -51,6 +80,13 @@ def test_norcal_of_a_softmax_is_the_papers_equation():
     exponentials[:, :K] /= torch.tensor([1000.0, 50, 3, 1], dtype=torch.float64) ** gamma
     expected = exponentials / exponentials.sum(dim=1, keepdim=True)
     torch.testing.assert_close(norcal(logits.softmax(dim=1), counts, gamma, exclusive=True), expected)
+
+
+def test_norcal_without_background_is_the_post_hoc_logit_adjustment():
+    logits = torch.randn(6, K, generator=torch.Generator().manual_seed(2))
+    counts = torch.tensor([1000, 50, 3, 1])
+    expected = LogitAdjustmentLoss(K, counts, tau=0.6, post_hoc=True, has_background=False).scores(logits)
+    torch.testing.assert_close(norcal(logits.softmax(dim=1), counts, 0.6, exclusive=True), expected)
 
 
 def test_norcal_of_sigmoids_is_one_of_two_classes_each():

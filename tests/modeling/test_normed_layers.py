@@ -25,6 +25,14 @@ def test_normed_linear_by_the_formula():
             assert outputs[row, column].item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_without_bias_and_temperature_outputs_are_cosines():
+    layer = NormedLinear(5, 3, temperature=1.0, bias=False)
+    assert set(layer.state_dict()) == {"weight"}
+    x = torch.randn(4, 5)
+    expected = torch.nn.functional.cosine_similarity(x[:, None], layer.weight[None], dim=2)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_length_of_features_and_weights_does_not_matter():
     torch.manual_seed(0)
     layer = NormedLinear(8, 3)

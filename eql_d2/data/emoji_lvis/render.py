@@ -53,7 +53,7 @@ def render_image(
         if layout is not None:
             canvas, labels, placed = layout
             bitmaps = [(obj.category, labels == i + 1) for i, obj in enumerate(placed) if obj.annotated]
-            return _photograph(canvas, rng), bitmaps
+            return photograph(canvas, rng), bitmaps
     raise RuntimeError(
         f"{len(plan.objects)} objects do not fit into {spec.image_size} px; "
         "use a larger image_size, smaller object_size or fewer max_objects_per_image."
@@ -81,7 +81,9 @@ def _lay_out(
         if obj is None:
             patch, new = _distractor(spec, shrink, rng), Placed(None, False, 0)
         else:
-            patch = _vary_glyph(sprites[obj.category], spec, shrink, rng)
+            smallest, largest = spec.object_size
+            length = np.exp(rng.uniform(np.log(smallest), np.log(largest))) * spec.image_size * shrink
+            patch = vary_glyph(sprites[obj.category], length, rng)
             own_area = np.count_nonzero(patch[..., 3] > 0.5)
             keep = min(max(MIN_VISIBLE_SHARE * own_area, MIN_VISIBLE_PIXELS), own_area)
             new = Placed(obj.category, obj.annotated, keep)
@@ -122,10 +124,17 @@ def _place(
     return False
 
 
-def _vary_glyph(sprite: np.ndarray, spec: EmojiLVISSpec, shrink: float, rng: np.random.Generator) -> np.ndarray:
-    """One instance of a class: the glyph with its own size, pose, colours and sharpness."""
-    smallest, largest = spec.object_size
-    length = np.exp(rng.uniform(np.log(smallest), np.log(largest))) * spec.image_size * shrink
+def vary_glyph(sprite: np.ndarray, length: float, rng: np.random.Generator) -> np.ndarray:
+    """One instance of a class: the glyph with its own pose, colours and sharpness.
+
+    Args:
+        sprite: the glyph, as `render_glyph` gives it.
+        length: about its longer side in pixels.
+        rng: of the image.
+
+    Returns:
+        Float32 array (height, width, 4), colours multiplied by alpha.
+    """
     pose = _random_pose(rng)
     patch = _warp(sprite, pose, length)
     # A thin glyph (a line, an arrow) drawn small may have too few pixels to be an object: draw it larger.
@@ -197,7 +206,7 @@ def _distractor(spec: EmojiLVISSpec, shrink: float, rng: np.random.Generator) ->
     return np.concatenate([alpha[..., None] * random_colour(rng), alpha[..., None]], axis=2)
 
 
-def _photograph(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def photograph(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """What a mediocre camera makes of the scene: uneven light, a colour cast, slight blur and noise."""
     side = len(canvas)
     light = cv2.resize(
