@@ -10,8 +10,8 @@
   long-tail         training images of each class
 
 Examples:
-    python tools/figures.py output/emoji_lvis_demo/eql --figure gradient-ratio --output ratio.svg
-    python tools/figures.py output/emoji_lvis_demo/eql output/emoji_lvis_demo/softmax --figure ap-box --output ap.png
+    python tools/figures.py output/demo/eql --figure gradient-ratio --output ratio.svg
+    python tools/figures.py output/demo/eql output/demo/softmax --figure ap-box --output ap.png
 """
 
 import argparse

@@ -7,7 +7,7 @@ long tail); and the detections of two runs on the same images, with errors colou
 the page says why.
 
 Examples:
-    python tools/report.py --runs output/emoji_lvis_demo/eql output/emoji_lvis_demo/softmax
+    python tools/report.py --runs output/demo/eql output/demo/softmax
     python tools/report.py --runs benchmarks/ledger --tables eql_table_1 --output table_1.html
 
 Single figures as files: tools/figures.py.
