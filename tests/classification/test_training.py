@@ -163,6 +163,7 @@ def test_the_tool_on_two_processes_and_an_evaluation_on_one(tmp_path):
     assert accuracy > 0.2  # chance is 0.1
 
 
+@pytest.mark.slow
 def test_the_tool_tells_a_mistake_in_one_line(tmp_path):
     result = run_tool("OUTPUT_DIR", tmp_path, "DATASETS.TRAIN", "('digits_lt500_train',)")
     assert (result.returncode, result.stdout) == (1, "")
