@@ -58,5 +58,9 @@ def add_classification_config(cfg: CfgNode) -> None:
     cfg.INPUT.TRAIN_TRANSFORMS = []
     cfg.INPUT.TEST_TRANSFORMS = []
 
+    # Classes with more training images count as many-shot, with fewer than the second number as few-shot (Liu et al.,
+    # CVPR 2019), the others as medium-shot.
+    cfg.TEST.MANY_SHOT_ABOVE = 100
+    cfg.TEST.FEW_SHOT_BELOW = 20
     # Images of a test batch, in each process.
     cfg.TEST.IMS_PER_BATCH = 100

@@ -47,7 +47,13 @@ class ClassifierTrainer(LongTailTrainer):
         """Accuracies over all classes and by training images, written to ``OUTPUT_DIR/inference/DATASET``."""
         counts = category_counts(cfg)
         folder = output_folder or f"{cfg.OUTPUT_DIR}/inference/{dataset_name}"
-        return ClassificationEvaluator(counts.instance_counts, counts.names, output_dir=folder)
+        return ClassificationEvaluator(
+            counts.instance_counts,
+            counts.names,
+            output_dir=folder,
+            many_shot_above=cfg.TEST.MANY_SHOT_ABOVE,
+            few_shot_below=cfg.TEST.FEW_SHOT_BELOW,
+        )
 
     def build_hooks(self) -> list[HookBase | None]:
         """The detectors' hooks, equal statistics for all processes, and the switch of deferred re-weighting if the loss

@@ -1,6 +1,7 @@
 """Training: repeats, resumes to the bit, on two processes as on one; second stages; the tool; bad input."""
 
 import csv
+import math
 import re
 import subprocess
 import sys
@@ -55,6 +56,15 @@ def test_a_run_repeats_with_its_seed(digits_cfg, tmp_path):
     assert equal(runs[0][0], runs[1][0])
     assert repr(runs[0][1]) == repr(runs[1][1])
     assert not equal(runs[0][0], runs[2][0])
+
+
+def test_the_borders_of_the_groups_are_those_of_the_config(digits_cfg):
+    """Digits have 124 to 1 training images a class."""
+    digits_cfg.SOLVER.MAX_ITER, digits_cfg.TEST.MANY_SHOT_ABOVE, digits_cfg.TEST.FEW_SHOT_BELOW = 1, 124, 1
+    results = train(digits_cfg)._last_eval_results["classification"]
+    assert math.isnan(results["many"])
+    assert math.isnan(results["few"])
+    assert results["medium"] == pytest.approx(results["mean_class"])
 
 
 @pytest.mark.parametrize("loss", ["seql", "seesaw", "ldam"])
