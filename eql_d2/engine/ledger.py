@@ -1,31 +1,25 @@
 """The ledger: what a finished run leaves, one small JSON file with all that a table or a report needs of it."""
 
 import csv
-import importlib.metadata
 import json
 import logging
 import math
 import os
-import platform
-import resource
-import subprocess
-import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-import eql_d2
 from eql_d2.data.annotation_cache import open_annotations
 from eql_d2.data.cache_files import file_digest
 from eql_d2.engine.config_identity import config_hash, plain_config
 from eql_d2.engine.description import class_records, read_description
+from eql_d2.engine.provenance import config_file, git_revision, hardware, peak_memory_mb, versions
 from eql_d2.engine.setup import parse_config
 from eql_d2.errors import UserError
 
@@ -137,14 +131,14 @@ def ledger_entry(cfg: CfgNode, seed: int, results: dict[str, Any]) -> dict[str, 
     return {
         "version": VERSION,
         "name": run_name(cfg.OUTPUT_DIR),
-        "config_file": _config_file(),
+        "config_file": config_file(),
         "config": config,
         "config_hash": config_hash(config),
-        "git": _git_revision(),
+        "git": git_revision(),
         "datasets": {name: _fingerprint(name) for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))},
         "seed": seed,
-        "versions": _versions(),
-        "hardware": _hardware(),
+        "versions": versions(),
+        "hardware": hardware(),
         "metrics": {
             dataset: {
                 task: {name: _number(value, 4) for name, value in values.items()}
@@ -219,14 +213,6 @@ def training_curve(metrics_file: Path) -> dict[str, list[float]]:
     return curve
 
 
-def peak_memory_mb() -> dict[str, float | None]:
-    """The most memory that this process has held: resident on the host, and allocated on its GPU (None without)."""
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, else kilobytes
-    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-    gpu = round(torch.cuda.max_memory_allocated() / 2**20, 1) if torch.cuda.is_initialized() else None
-    return {"host": host, "gpu": gpu}
-
-
 def _fingerprint(dataset: str) -> dict[str, Any]:
     """The digest of a dataset's annotation file, and its number of images; of other kinds of sets nothing."""
     path = MetadataCatalog.get(dataset).get("json_file")
@@ -262,60 +248,3 @@ def _number(value: Any, digits: int) -> float | None:
 
 def _significant(value: float | None) -> float | None:
     return float(f"{value:.4g}") if value is not None and math.isfinite(value) else None
-
-
-def _config_file() -> str:
-    """The config file that the command of this process names; empty if it names none."""
-    for argument, following in zip(sys.argv, [*sys.argv[1:], ""], strict=True):
-        if argument == "--config-file":
-            return following
-        if argument.startswith("--config-file="):
-            return argument.split("=", 1)[1]
-    return ""
-
-
-def _git_revision() -> dict[str, Any] | None:
-    """The revision of this project's sources; None where they are installed without their repository."""
-    root = Path(eql_d2.__file__).resolve().parents[1]
-    if not (root / ".git").exists():
-        return None
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
-
-    try:
-        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _versions() -> dict[str, str | None]:
-    versions = {"python": platform.python_version(), "eql_d2": eql_d2.__version__}
-    for name in ("torch", "torchvision", "detectron2"):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    return versions
-
-
-def _hardware() -> dict[str, Any]:
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "machine": platform.machine(),
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
-        "gpus": gpus,
-        "processes": comm.get_world_size(),
-    }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
