@@ -1,5 +1,6 @@
 """Parsing and checking an annotation file in the LVIS or COCO format, record by record."""
 
+import math
 from array import array
 from collections import Counter
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, Raw, UnsetType
 
-from eql_d2.data.annotation_geometry import Geometry
+from eql_d2.data.annotation_geometry import box_cases
 from eql_d2.data.annotation_rules import (
     FEDERATED_KEYS,
     RLE,
@@ -22,6 +23,7 @@ from eql_d2.data.annotation_rules import (
 from eql_d2.data.findings import Finding, FindingCounter
 
 _NO_ID = -(2**63)
+_NO_BOX = (math.nan,) * 4
 
 
 class _File(msgspec.Struct):
@@ -144,7 +146,7 @@ class ParsedAnnotations:
 
     def _parse_annotations(self, records: list[Raw]) -> None:
         ids, image_of, category_of = array("q"), array("q"), array("q")
-        good, regions, geometry = array("b"), array("b"), Geometry()
+        good, regions, boxes, areas = array("b"), array("b"), array("d"), array("d")
         place = dict(zip(self.image_ids.tolist(), self.sizes.astype(int).tolist(), strict=True))
         for annotation in _decode_each("annotations", records, _Annotation):
             image_of.append(annotation.image_id)
@@ -153,15 +155,15 @@ class ParsedAnnotations:
             regions.append(bool(annotation.iscrowd or annotation.ignore))
             complaint = self._annotation_complaint(annotation, place.get(annotation.image_id))
             good.append(complaint is None)
-            is_polygons = complaint is None and isinstance(annotation.segmentation, list)
-            geometry.add(annotation.bbox or None, annotation.area, annotation.segmentation if is_polygons else [])
+            boxes.extend(annotation.bbox or _NO_BOX)
+            areas.append(math.nan if annotation.area is None else annotation.area)
         self._ids, self.image_of, self.category_of = (
             np.array(values, np.int64) for values in (ids, image_of, category_of)
         )
         self.regions = np.array(regions, np.bool_)
         kept = np.array(good, np.bool_)
         kept &= self._references_are_known()
-        kept &= self._geometry_is_sound(geometry, kept)
+        kept &= self._geometry_is_sound(np.array(boxes).reshape(-1, 4), np.array(areas), kept)
         self._remark_on_categories(kept)
         self.annotations = [records[i] for i in np.flatnonzero(kept).tolist()]
         self.image_of, self.category_of, self.regions = (
@@ -180,7 +182,7 @@ class ParsedAnnotations:
                 complaint = "an RLE of another size than its image"
         if complaint:
             kind = "a polygon of too few points" if complaint.startswith("a polygon of") else complaint
-            sentence = f"{_named(annotation.id, annotation.image_id)} has {complaint}"
+            sentence = f"{annotation_name(annotation.id, annotation.image_id)} has {complaint}"
             self._findings.add("defect", f"annotation with {kind}", sentence)
             return complaint
         for key, value, consequence in (
@@ -189,7 +191,7 @@ class ParsedAnnotations:
             ("area", annotation.area, "the set can train, not evaluate"),
         ):
             if value is UNSET or value is None:
-                sentence = f"{_named(annotation.id, annotation.image_id)} has no {key}: {consequence}"
+                sentence = f"{annotation_name(annotation.id, annotation.image_id)} has no {key}: {consequence}"
                 self._findings.add("remark", f"annotation without {key}", sentence)
         return None
 
@@ -221,23 +223,18 @@ class ParsedAnnotations:
             kept &= ~unknown
         return kept & np.isin(self.image_of, self.image_ids)
 
-    def _geometry_is_sound(self, geometry: Geometry, candidates: np.ndarray) -> np.ndarray:
+    def _geometry_is_sound(self, boxes: np.ndarray, areas: np.ndarray, candidates: np.ndarray) -> np.ndarray:
         """(A,) bool, annotations without geometric defect; tells of all faults among the candidates."""
         by_id = self.image_ids.argsort()
         place = np.searchsorted(self.image_ids, self.image_of, sorter=by_id).clip(0, max(len(by_id) - 1, 0))
         sizes = self.sizes[by_id][place] if len(by_id) else np.empty((len(place), 2))
         sound = np.ones(len(candidates), np.bool_)
-        with np.errstate(invalid="ignore"):
-            for case in geometry.cases(sizes[:, 0], sizes[:, 1], self.regions):
-                faulty = case.annotations & candidates
-                if not faulty.any():
-                    continue
+        for case in box_cases(boxes, areas, sizes[:, 0], sizes[:, 1]):
+            faulty = case.annotations & candidates
+            if faulty.any():
                 first = int(faulty.argmax())
                 number = UNSET if self._ids[first] == _NO_ID else self._ids[first]
-                consequence = f": {case.consequence}" if case.consequence else ""
-                article = "an" if case.kind[0] == "a" else "a"
-                sentence = f"{_named(number, self.image_of[first])} has {article} {case.kind}{consequence}"
-                self._findings.add(case.level, case.kind, sentence, int(faulty.sum()))
+                case._replace(annotations=faulty).tell(self._findings, annotation_name(number, self.image_of[first]))
                 if case.level == "defect":
                     sound &= ~faulty
         return sound
@@ -276,6 +273,7 @@ def _image_complaint(image: _Image) -> str | None:
     return "neither coco_url nor file_name" if image.coco_url is UNSET and image.file_name is UNSET else None
 
 
-def _named(annotation_id: int | UnsetType, image_id: int) -> str:
+def annotation_name(annotation_id: int | UnsetType, image_id: int) -> str:
+    """What a sentence calls an annotation."""
     name = "an annotation" if annotation_id is UNSET else f"annotation {annotation_id}"
     return f"{name} of image {image_id}"

@@ -9,6 +9,7 @@ import pytest
 from detectron2.data import DatasetCatalog
 
 from eql_d2.data.annotation_cache import open_annotations
+from eql_d2.data.dataset_checks.mask_findings import mask_findings
 from eql_d2.data.datasets import check_dataset, register_lvis_format
 from eql_d2.data.findings import Finding, FindingCounter
 from eql_d2.data.lvis_format import load_lvis_format
@@ -149,9 +150,6 @@ REMARKS = {
         annotation(bbox=[50, 10, 13, 10], segmentation=None, area=130),
         "training cuts it off",
     ),
-    "mask of polygons without area": (annotation(segmentation=[[10, 10, 20, 20, 15, 15]]), "empty mask"),
-    "mask that leaves its box": (annotation(bbox=[10, 10, 10, 5]), "training uses both as they are"),
-    "area that is not its polygons'": (annotation(area=10), "evaluation sorts it by size wrongly"),
     "annotation without segmentation": (annotation(segmentation=[]), "it trains boxes, not masks"),
     "annotation without area": (without("annotations", 2, "area"), "the set can train, not evaluate"),
     "annotation without id": (without("annotations", 2, "id"), "the set can train, not evaluate"),
@@ -213,8 +211,24 @@ def test_many_kinds_are_counted(findings_of, path, tmp_path):
         load_lvis_format(path, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("kind", "change", "consequence"),
+    [
+        ("a mask of polygons without area", {"segmentation": [[10, 10, 20, 20, 15, 15]]}, "it trains as an empty mask"),
+        ("a mask that leaves its box", {"bbox": [10, 10, 10, 5]}, "training uses both as they are"),
+        ("an area that is not its polygons'", {"area": 10}, "evaluation sorts it by size wrongly"),
+    ],
+)
+def test_masks_are_measured_by_the_doctor(findings_of, kind, change, consequence):
+    annotations = findings_of(annotation(**change))
+    assert annotations.findings == ()  # nothing for every start of training
+    (finding,) = mask_findings(annotations)
+    assert finding == Finding("remark", kind.split(" ", 1)[1], f"annotation 3 of image 2 has {kind}: {consequence}")
+
+
 def test_a_crowd_may_leave_its_box(findings_of):
-    assert findings_of(annotation(iscrowd=1, bbox=[10, 10, 10, 5], area=3)).findings == ()
+    annotations = findings_of(annotation(iscrowd=1, bbox=[10, 10, 10, 5], area=3))
+    assert annotations.findings == mask_findings(annotations) == ()
 
 
 def test_geometry_in_chunks_is_the_same(findings_of, monkeypatch):
@@ -224,10 +238,10 @@ def test_geometry_in_chunks_is_the_same(findings_of, monkeypatch):
         content["annotations"][1]["segmentation"] = SQUARE + [[0, 0, 40, 0, 40, 30, 0, 30]]
         content["annotations"][4]["area"] = 30
 
-    expected = findings_of(change).findings
+    expected = mask_findings(findings_of(change))
     assert {finding.kind for finding in expected} == {"mask that leaves its box", "area that is not its polygons'"}
     monkeypatch.setattr("eql_d2.data.annotation_geometry._CHUNK", 3)
-    assert findings_of(lambda content: (change(content), content.update(info="another file"))).findings == expected
+    assert mask_findings(findings_of(change)) == expected
 
 
 def test_the_real_sets_have_no_defects(shared_data, tiny_set):

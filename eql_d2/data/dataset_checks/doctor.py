@@ -14,6 +14,7 @@ from eql_d2.data.categories import CategoryCounts, count_annotations
 from eql_d2.data.dataset_checks.image_files import image_paths, images_present, missing_finding
 from eql_d2.data.dataset_checks.image_findings import duplicate_images, unreadable_images, wrong_sizes
 from eql_d2.data.dataset_checks.image_reading import ImageFacts, find_equal_files, read_images
+from eql_d2.data.dataset_checks.mask_findings import mask_findings
 from eql_d2.data.dataset_checks.split_findings import (
     classes_without_training,
     different_classes,
@@ -135,7 +136,7 @@ def _annotation_findings(part: CheckedSet) -> Iterator[Finding]:
         part.annotations = None
         yield Finding("defect", "unusable annotation file", str(error), 1)
         return
-    for finding in part.annotations.findings:
+    for finding in (*part.annotations.findings, *mask_findings(part.annotations)):
         hinders = part.name == "val" and finding.kind in NEEDED_TO_EVALUATE
         yield msgspec.structs.replace(finding, level="defect") if hinders else finding
 
