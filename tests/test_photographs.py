@@ -36,7 +36,7 @@ def test_a_detector_overfits(shared_data, tmp_path):
     final = {key: value for line in lines for key, value in line.items()}
     assert final["bbox/AP"] > 20
     assert final["segm/AP"] > 8
-    assert final["bbox/APr"] > 0
+    assert final["bbox/APf"] > 0  # of LVIS v1's frequent classes; no rare one is in the few images
     assert final["box_head/foreground_class_accuracy"] > 0.5
 
     rows = list(csv.DictReader((run / "inference" / "few" / "per_class_ap_bbox.csv").open()))

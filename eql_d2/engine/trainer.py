@@ -21,7 +21,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
 
-from eql_d2.data.categories import CategoryCounts, category_counts
+from eql_d2.data.categories import CategoryCounts, category_counts, read_count_file
 from eql_d2.data.loader import TrainLoader, build_test_loader, build_train_loader
 from eql_d2.data.seeding import derived_seed
 from eql_d2.engine.checkpoint import AtomicCheckpointer, check_run_folder
@@ -100,7 +100,7 @@ class LongTailTrainer(DefaultTrainer):
         """The metrics of LVIS or Open Images, written to ``OUTPUT_DIR/inference/DATASET`` or another folder."""
         folder = output_folder or f"{cfg.OUTPUT_DIR}/inference/{dataset_name}"
         if MetadataCatalog.get(dataset_name).get("evaluator_type") == "openimages":
-            return OpenImagesEvaluator(dataset_name, output_dir=folder, counts=training_counts(cfg))
+            return OpenImagesEvaluator(dataset_name, output_dir=folder, counts=counts_of_groups(cfg, dataset_name))
         tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
         return LVISEvaluator(
             dataset_name,
@@ -109,7 +109,7 @@ class LongTailTrainer(DefaultTrainer):
             max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
             engine=cfg.TEST.LVIS_ENGINE,
             fixed_ap=cfg.TEST.FIXED_AP,
-            counts=training_counts(cfg),
+            counts=counts_of_groups(cfg, dataset_name),
         )
 
     @classmethod
@@ -228,8 +228,22 @@ class SeedEachStep(HookBase):
         torch.manual_seed(derived_seed(self.trainer.seed, self.trainer.iter, comm.get_rank()))
 
 
-def training_counts(cfg: CfgNode) -> CategoryCounts | None:
-    """The category counts of the training data; None where they are not there, as in an evaluation elsewhere."""
+def counts_of_groups(cfg: CfgNode, dataset_name: str) -> CategoryCounts | None:
+    """The category counts that part the classes of a test set into rare, common and frequent ones.
+
+    They are those of the training data, unless the test set comes with official ones, as LVIS does: then results stay
+    comparable when a part of LVIS was trained on. ``MODEL.LONG_TAIL.CATEGORY_COUNTS`` overrules both.
+
+    Args:
+        cfg: full config.
+        dataset_name: the test set.
+
+    Returns:
+        None where no training data are there, as in an evaluation elsewhere.
+    """
+    official = MetadataCatalog.get(dataset_name).get("category_counts_file")
+    if official and not cfg.MODEL.LONG_TAIL.CATEGORY_COUNTS:
+        return read_count_file(official)
     try:
         return category_counts(cfg)
     except UserError as error:

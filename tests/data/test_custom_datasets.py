@@ -1,5 +1,7 @@
 """A user's own datasets: described in the config or in a file, in LVIS's or COCO's format, with some of the classes."""
 
+import dataclasses
+
 import orjson
 import pytest
 import torch
@@ -8,8 +10,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from eql_d2.data.categories import dataset_counts
 from eql_d2.data.custom_datasets import register_custom_datasets
-from eql_d2.data.datasets import set_class_metadata
+from eql_d2.data.datasets import register_lvis_format, set_class_metadata
 from eql_d2.engine import LongTailTrainer, load_config
+from eql_d2.engine.trainer import counts_of_groups
 from eql_d2.errors import UserError
 from tests.conftest import ROOT
 from tests.evaluation.predictions import evaluate, ground_truth_as_predictions
@@ -146,6 +149,22 @@ def test_coco_format_trains_and_evaluates(coco_set, some):
     assert (coco_set / "run" / "inference" / "tiny_val" / "per_class_ap_bbox.csv").read_text().count("\n") == 1 + len(
         counts.names
     )
+
+
+def test_official_groups_go_before_those_of_the_training_data(tiny_cfg, tiny_set, tmp_path):
+    """Whoever trains on a part of LVIS gets results in LVIS's groups; an explicit file overrules both."""
+    of_training = dataset_counts(("tiny_train",))
+    for name, image_counts in (("official", (5, 5, 50, 50, 500, 500)), ("explicit", (500, 50, 5, 500, 50, 5))):
+        records = dataclasses.replace(of_training, image_counts=image_counts).to_records()
+        (tmp_path / f"{name}.json").write_bytes(orjson.dumps(records))
+    assert counts_of_groups(tiny_cfg, "tiny_val") == of_training
+    official = {"category_counts_file": str(tmp_path / "official.json")}
+    register_lvis_format("official_val", tiny_set / "val.json", tiny_set, **official)
+    assert "".join(counts_of_groups(tiny_cfg, "official_val").frequency_groups) == "rrccff"
+    tiny_cfg.MODEL.LONG_TAIL.CATEGORY_COUNTS = str(tmp_path / "explicit.json")
+    assert "".join(counts_of_groups(tiny_cfg, "official_val").frequency_groups) == "fcrfcr"
+    tiny_cfg.MODEL.LONG_TAIL.CATEGORY_COUNTS, tiny_cfg.DATASETS.TRAIN = "", ()
+    assert counts_of_groups(tiny_cfg, "tiny_val") is None
 
 
 def test_the_truth_has_full_marks_by_cocos_rules(coco_set):
