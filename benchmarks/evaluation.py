@@ -45,6 +45,7 @@ def made_up_annotations(num_images: int) -> dict[str, Any]:
         images.append(
             {
                 "id": image_id,
+                "file_name": f"{image_id}.jpg",
                 "height": HEIGHT,
                 "width": WIDTH,
                 "neg_category_ids": others[:-3].tolist(),
