@@ -16,7 +16,7 @@ from eql_d2.engine import launch, setup
 from eql_d2.errors import UserError
 from tests.classification.conftest import DIGITS, ready
 from tests.conftest import ROOT
-from tests.engine.test_resume import Stopped
+from tests.engine.test_resume import Stopped, train_until
 
 CONFIGS = ROOT / "configs" / "classification" / "digits_lt"
 
@@ -25,15 +25,7 @@ def train(cfg, *, resume=False, stop_before=None):
     """Train; raise Stopped before an iteration if asked."""
     trainer = ClassifierTrainer(cfg)
     trainer.resume_or_load(resume=resume)
-    run_step = trainer.run_step
-
-    def run_step_or_stop():
-        if trainer.iter == stop_before:
-            raise Stopped
-        run_step()
-
-    trainer.run_step = run_step_or_stop
-    trainer.train()
+    train_until(trainer, stop_before)
     return trainer
 
 

@@ -13,11 +13,8 @@ from eql_d2.engine.config_identity import config_hash, plain_config
 from eql_d2.engine.ledger import training_curve, write_entry
 from eql_d2.errors import UserError
 from tests.conftest import ROOT
+from tests.engine.test_resume import Stopped, train_until
 from tests.ledger_entries import made_up_entry
-
-
-class Stopped(Exception):
-    """Stands for the power failure."""
 
 
 def train(cfg, resume=False, stop_before=None):
@@ -26,16 +23,7 @@ def train(cfg, resume=False, stop_before=None):
         set_class_metadata(name)
     trainer = LongTailTrainer(cfg)
     trainer.resume_or_load(resume=resume)
-    if stop_before is not None:
-        run_step = trainer.run_step
-
-        def run_step_or_stop():
-            if trainer.iter == stop_before:
-                raise Stopped
-            run_step()
-
-        trainer.run_step = run_step_or_stop
-    trainer.train()
+    train_until(trainer, stop_before)
 
 
 def test_entry_of_a_run(tiny_cfg, tiny_set, tmp_path):

@@ -19,21 +19,25 @@ class Stopped(Exception):
     """Stands for the power failure."""
 
 
+def train_until(trainer, stop_before=None):
+    """Train; raise Stopped before an iteration if asked."""
+    run_step = trainer.run_step
+
+    def run_step_or_stop():
+        if trainer.iter == stop_before:
+            raise Stopped
+        run_step()
+
+    trainer.run_step = run_step_or_stop
+    trainer.train()
+
+
 def train(cfg, *, resume=False, stop_before=None):
     """Train without the evaluation at the end; raise Stopped before an iteration if asked."""
     trainer = LongTailTrainer(cfg)
     trainer._hooks = [hook for hook in trainer._hooks if type(hook).__name__ != "EvalHook"]
     trainer.resume_or_load(resume=resume)
-    if stop_before is not None:
-        run_step = trainer.run_step
-
-        def run_step_or_stop():
-            if trainer.iter == stop_before:
-                raise Stopped
-            run_step()
-
-        trainer.run_step = run_step_or_stop
-    trainer.train()
+    train_until(trainer, stop_before)
     return trainer
 
 
