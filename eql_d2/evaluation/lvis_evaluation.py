@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.data import Metadata, MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 
@@ -17,6 +15,7 @@ from eql_d2.data.categories import CategoryCounts
 from eql_d2.data.datasets import ignores_defects
 from eql_d2.data.lvis_format import annotation_content, check_annotations
 from eql_d2.errors import UserError
+from eql_d2.evaluation.detection_evaluator import DetectionEvaluator, check_finite
 from eql_d2.evaluation.evaluation import LVIS_MAX_DETECTIONS, Evaluation, engine_by_name, write_class_ap
 from eql_d2.evaluation.ground_truth import GroundTruth
 from eql_d2.evaluation.result_parts import ResultParts
@@ -24,7 +23,7 @@ from eql_d2.evaluation.result_parts import ResultParts
 logger = logging.getLogger(__name__)
 
 
-class LVISEvaluator(DatasetEvaluator):
+class LVISEvaluator(DetectionEvaluator):
     """AP, AP of rare, common and frequent classes, and AR by LVIS's federated rules.
 
     Nothing grows with the dataset but the ground truth (about the size of its file, in every process) and the
@@ -89,25 +88,10 @@ class LVISEvaluator(DatasetEvaluator):
             return None
         return Evaluation(self._ground_truth, self._tasks, self._engine, self._max_dets, self._fixed_ap)
 
-    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Take the predictions of some images.
-
-        Args:
-            inputs: dataset dicts with ``image_id``.
-            outputs: dicts with ``instances``, in the size of the original images.
-
-        Raises:
-            UserError: an image is not in the annotation file or comes twice, a score or a box is not finite, or
-                the results cannot be written.
-        """
-        for image, output in zip(inputs, outputs, strict=True):
-            self._process_image(image["image_id"], output["instances"].to("cpu"))
-
     def _process_image(self, image_id: int, instances: Any) -> None:
         if image_id not in self._ground_truth.images:
             raise UserError(f"Image id {image_id} is not in {self._ground_truth.source}.")
-        if not (torch.isfinite(instances.scores).all() and torch.isfinite(instances.pred_boxes.tensor).all()):
-            raise UserError(f"The model's predictions for image id {image_id} hold a score or box that is not finite.")
+        check_finite(image_id, instances)
         if self._tasks is None:
             self._tasks = ("bbox", "segm") if instances.has("pred_masks") else ("bbox",)
             self._evaluation = self._start()

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 
 from eql_d2.data.categories import CategoryCounts
 from eql_d2.errors import UserError
+from eql_d2.evaluation.detection_evaluator import DetectionEvaluator, check_finite
 from eql_d2.evaluation.open_images_export import HEADER, label_of_category, prediction_row
 from eql_d2.evaluation.open_images_metric import OpenImagesMetric, group_means, mean_defined
 from eql_d2.evaluation.open_images_truth import OpenImagesTruth
@@ -26,7 +25,7 @@ RESULTS_FILE = "open_images_results.json"
 SUBMISSION_FILE = "open_images_predictions.csv"
 
 
-class OpenImagesEvaluator(DatasetEvaluator):
+class OpenImagesEvaluator(DetectionEvaluator):
     """AP50 by the challenge's rules (:mod:`eql_d2.evaluation.open_images_metric`), over all classes and in five groups.
 
     Results go to disk as they come, in COCO's form and in the challenge's. Boxes are given to the ancestors of their
@@ -78,28 +77,13 @@ class OpenImagesEvaluator(DatasetEvaluator):
         self._metric = OpenImagesMetric(len(self._labels))
         self._seen: set[int] = set()
 
-    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Take the predictions of some images.
-
-        Args:
-            inputs: dataset dicts with ``image_id``.
-            outputs: dicts with ``instances``, in the size of the original images.
-
-        Raises:
-            UserError: an image is not in the annotation file or comes twice, a score or a box is not finite, or
-                the results cannot be written.
-        """
-        for image, output in zip(inputs, outputs, strict=True):
-            self._process_image(image["image_id"], output["instances"].to("cpu"))
-
     def _process_image(self, image_id: int, instances: Any) -> None:
         image, truth = self._truth.image_and_truth(image_id)
         if image_id in self._seen:
             raise UserError(f"Image id {image_id} of {self._truth.source} was given twice.")
         self._seen.add(image_id)
+        check_finite(image_id, instances)
         boxes, scores, classes = instances.pred_boxes.tensor, instances.scores, instances.pred_classes
-        if not (torch.isfinite(scores).all() and torch.isfinite(boxes).all()):
-            raise UserError(f"The model's predictions for image id {image_id} hold a score or box that is not finite.")
         if self._truth.is_labelled:
             self._metric.add_image(image_id, boxes.double().numpy(), scores.double().numpy(), classes.numpy(), truth)
         if self._parts:
