@@ -22,7 +22,7 @@ from eql_d2.losses import (
     SoftmaxCrossEntropy,
     SoftmaxEqualizationLoss,
 )
-from eql_d2.reproduction.runs import recipes_of_row
+from eql_d2.reproduction.runs import recipe_of_row
 from eql_d2.reproduction.tables import find_rows
 from tests.conftest import ROOT
 from tests.docs_pages import tables
@@ -170,7 +170,7 @@ def test_category_ids_with_gaps_are_counted_in_ascending_order(tiny_cfg, tiny_se
 def test_a_scaled_run_is_not_of_the_rows_config(monkeypatch):
     monkeypatch.chdir(ROOT)
     (row,) = find_rows("eqlv2_readme/r084")[1]
-    recipe, _ = recipes_of_row(row)
+    recipe = recipe_of_row(row)
     scaled = recipe.cfg.clone()
     assert recipe.differing_keys(plain_config(scaled)) == []
     scaled.SOLVER.REFERENCE_WORLD_SIZE = 8

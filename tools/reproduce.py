@@ -50,8 +50,10 @@ def show(args: argparse.Namespace) -> None:
             print(f"  not trained: {row.not_trained}")
         else:
             print("  config:", "configs/" + row.training.config, *row.training.overrides)
-        if row.first_stage:
-            print("  after:", "configs/" + row.first_stage.config, *row.first_stage.overrides)
+        before = row.training and row.training.first_stage
+        while before:
+            print("  after:", "configs/" + before.config, *before.overrides)
+            before = before.first_stage
         if row.note:
             print(f"  note: {row.note}")
     for note in table.notes:

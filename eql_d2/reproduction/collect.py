@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from eql_d2.analysis.ledger import Ledger, mean_and_error
 from eql_d2.errors import UserError
-from eql_d2.reproduction.runs import Recipe, recipes_of_row
+from eql_d2.reproduction.runs import Recipe, recipe_of_row
 from eql_d2.reproduction.tables import Row, Table
 
 SHOWN_METRICS = ("AP", "APr", "APc", "APf", "AP50", "AP1", "AP2", "AP3", "AP4", "AP5", "APbbox", "top1", "top5")
@@ -55,18 +55,19 @@ def collect(table: Table, ledger: Ledger, scale: str = "paper") -> tuple[list[Re
     results = []
     for row in table.rows:
         try:
-            recipe, first = recipes_of_row(row, scale)
+            recipe = recipe_of_row(row, scale)
         except UserError as error:
             left_out.append(str(error))
             continue
-        entries = _one_a_seed(_entries_of(row, recipe, first, ledger), row, left_out)
+        entries = _one_a_seed(_entries_of(recipe, ledger), row, left_out)
         results.append(_summary(row, entries))
     left_out += _strangers(table, ledger, scale)
     return results, left_out
 
 
-def _entries_of(row: Row, recipe: Recipe, first: Recipe | None, ledger: Ledger) -> dict[Path, dict[str, Any]]:
+def _entries_of(recipe: Recipe, ledger: Ledger) -> dict[Path, dict[str, Any]]:
     # What a first stage's hash would be where the data settles some of its config is not known here.
+    first = recipe.first
     wanted = None if first is None else first.hash
     return {
         path: entry
@@ -109,10 +110,10 @@ def _strangers(table: Table, ledger: Ledger, scale: str) -> list[str]:
         if of_table != table.name or row is None:
             continue
         try:
-            recipe, first = recipes_of_row(row, scale)
+            recipe = recipe_of_row(row, scale)
         except UserError:
             continue
-        if path not in _entries_of(row, recipe, first, ledger):
+        if path not in _entries_of(recipe, ledger):
             keys = recipe.differing_keys(entry["config"]) or ["its first stage"]
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             sentences.append(

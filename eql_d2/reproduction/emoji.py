@@ -1,8 +1,9 @@
 """The rows of LVIS's tables at the size of EmojiLVIS: the same methods on a set that takes minutes.
 
-A row keeps what its method is (loss and its keys, sampler, heads, what trains); data, network and schedule are those of
-``configs/EmojiLVIS/Base-demo.yaml``. Shares of LVIS's images become shares of the 800 of EmojiLVIS's demo set, so that
-a threshold stands at as many images as there: rare and common classes end at 10 and 100 images in both.
+A row keeps what its method is (loss and its keys, sampler, heads, what trains); data, network, weights to start from
+and schedule are those of ``configs/EmojiLVIS/Base-benchmark.yaml``. Shares of LVIS's images become shares of the 800 of
+EmojiLVIS's demo set, so that a threshold stands at as many images as there: rare and common classes end at 10 and 100
+images in both.
 """
 
 import math
@@ -11,10 +12,12 @@ from detectron2.config import CfgNode
 
 from eql_d2.data.emoji_lvis import PRESETS
 from eql_d2.engine import load_config
-from eql_d2.reproduction.tables import Row, Training
+from eql_d2.errors import UserError
+from eql_d2.reproduction.tables import Training
 
-BASE = "EmojiLVIS/Base-demo.yaml"
-SECOND_STAGE_BASE = "EmojiLVIS/Base-demo-second-stage.yaml"
+BASE = "EmojiLVIS/Base-benchmark.yaml"
+SECOND_STAGE_BASE = "EmojiLVIS/Base-benchmark-second-stage.yaml"
+PRETRAINING = Training("EmojiLVIS/pretrain.yaml", seed=0)
 
 LVIS_IMAGES = {"lvis_v0.5_train": 56_740, "lvis_v1_train": 99_388}  # those with annotations
 METHOD_KEYS = (
@@ -23,11 +26,9 @@ METHOD_KEYS = (
     "MODEL.ROI_BOX_HEAD.NORMED_CLASSIFIER",
     "MODEL.ROI_BOX_HEAD.TEMPERATURE",
     "MODEL.ROI_BOX_HEAD.SCALED_CLASSIFIER",
-    "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG",
     "MODEL.ROI_BOX_CASCADE_HEAD.SCORE_AVERAGE",
     "MODEL.ROI_MASK_HEAD.NAME",
     "MODEL.ROI_MASK_HEAD.TEMPERATURE",
-    "MODEL.WEIGHTS_EXCLUDE",
     "MODEL.LONG_TAIL.IMAGE_LEVEL_LABELS",
     "DATALOADER.SAMPLER_TRAIN",
     "DATALOADER.CLASS_BALANCED_POWER",
@@ -46,30 +47,28 @@ NODES = {
 }
 
 
-def not_scaled(row: Row, cfg: CfgNode) -> str:
-    """Why a row has no counterpart on EmojiLVIS; empty if it has."""
-    if row.task == "classification":
-        return "it classifies images"
-    if cfg.MODEL.LONG_TAIL.EQL.THRESHOLD != "step":
-        return "the constants of its threshold function are for LVIS's frequencies"
-    return ""
-
-
 def emoji_training(training: Training, cfg: CfgNode) -> Training:
     """What a row's training is on EmojiLVIS.
 
     Args:
-        training: of the row or its first stage; one of EmojiLVIS stays as it is.
+        training: of the row, or before it; one of EmojiLVIS stays as it is.
         cfg: its config.
+
+    Raises:
+        UserError: it has no counterpart.
     """
     if training.config.startswith("EmojiLVIS/"):
         return training
+    if cfg.MODEL.LONG_TAIL.EQL.THRESHOLD != "step":
+        raise UserError("it has no counterpart on EmojiLVIS, as its threshold function is made for LVIS's frequencies.")
     config = SECOND_STAGE_BASE if cfg.SOLVER.TRAINABLE else BASE
     base = load_config(f"configs/{config}")
     node = NODES.get(cfg.MODEL.ROI_BOX_HEAD.PREDICTOR)
     of_node = [f"MODEL.LONG_TAIL.{node}.{key}" for key in cfg.MODEL.LONG_TAIL[node]] if node else []
     repeats = "RepeatFactor" in cfg.DATALOADER.SAMPLER_TRAIN
-    values = {key: value_of(cfg, key) for key in (*METHOD_KEYS, *of_node, *(REPEAT_KEYS if repeats else ()))}
+    of_stage = ("MODEL.WEIGHTS_EXCLUDE",) if training.first_stage else ()
+    keys = (*METHOD_KEYS, *of_stage, *of_node, *(REPEAT_KEYS if repeats else ()))
+    values = {key: value_of(cfg, key) for key in keys}
     num_images = LVIS_IMAGES.get(cfg.DATASETS.TRAIN[0])
     for key in [key for key in of_node if key.endswith(".LAMBDA")]:
         # On Open Images the number of images says nothing; EmojiLVIS keeps its own threshold.
@@ -78,7 +77,8 @@ def emoji_training(training: Training, cfg: CfgNode) -> Training:
         scale = num_images / PRESETS["demo"].num_train_images
         values["DATALOADER.REPEAT_THRESHOLD"] = round(min(cfg.DATALOADER.REPEAT_THRESHOLD * scale, 1.0), 4)
     changed = [(key, value) for key, value in values.items() if value != value_of(base, key)]
-    return Training(config, tuple(str(part) for pair in changed for part in pair))
+    overrides = tuple(str(part) for pair in changed for part in pair)
+    return Training(config, overrides, training.first_stage or PRETRAINING)
 
 
 def _scaled_lambda(lambda_: float, num_images: int) -> float:

@@ -98,8 +98,8 @@ def write_jobs(
         root: folder of the repository on the cluster.
 
     Returns:
-        The files: with Slurm an array of the runs that start from scratch, if there are any one of those that start
-        from them, and ``submit.sh``, which submits both in order; with torchrun one script.
+        The files: with Slurm an array of the runs that start from no other, one of those that start from them, and
+        so on, and ``submit.sh``, which submits them in order; with torchrun one script.
 
     Raises:
         UserError: there is nothing to run, the batch cannot be shared out, or the folder cannot be written.
@@ -118,14 +118,10 @@ def write_jobs(
         path = folder / "torchrun.sh"
         files[path] = _script(TORCHRUN, runs, "torchrun", cluster, output, scale, root, script=path, title=_title(runs))
     else:
-        stages = {
-            "first": [run for run in runs if run.before is None],
-            "second": [run for run in runs if run.before is not None],
-        }
-        for stage, of_stage in stages.items():
-            if of_stage:
-                files[folder / f"{stage}.sbatch"] = _slurm(of_stage, stage, folder, cluster, output, scale, root)
-        files[folder / "submit.sh"] = _submit(folder, *(bool(of_stage) for of_stage in stages.values()))
+        stages = [(f"stage_{n}", [run for run in runs if run.stage == n]) for n in sorted({run.stage for run in runs})]
+        for stage, of_stage in stages:
+            files[folder / f"{stage}.sbatch"] = _slurm(of_stage, stage, folder, cluster, output, scale, root)
+        files[folder / "submit.sh"] = _submit([folder / f"{stage}.sbatch" for stage, _ in stages])
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, text in files.items():
@@ -176,12 +172,9 @@ def _slurm(
     )
 
 
-def _submit(folder: Path, first: bool, second: bool) -> str:
+def _submit(scripts: Sequence[Path]) -> str:
     lines = ["#!/bin/bash", "# Submit all runs; those that start from others wait for them.", "set -euo pipefail"]
-    if first:
-        lines.append(f"first=$(sbatch --parsable {shlex.quote(str(folder / 'first.sbatch'))})")
-        lines.append('echo "Submitted job $first"')
-    if second:
-        after = '--dependency="afterok:$first" ' if first else ""
-        lines.append(f"sbatch {after}{shlex.quote(str(folder / 'second.sbatch'))}")
+    for place, script in enumerate(scripts):
+        after = '--dependency="afterok:$job" ' if place else ""
+        lines += [f"job=$(sbatch --parsable {after}{shlex.quote(str(script))})", 'echo "Submitted job $job"']
     return "\n".join(lines) + "\n"

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from eql_d2.engine import load_config
 from eql_d2.engine.config_identity import config_hash, config_identity, plain_config
 from eql_d2.engine.ledger import FILE_NAME
 from eql_d2.errors import UserError
-from eql_d2.reproduction.emoji import emoji_training, not_scaled
+from eql_d2.reproduction.emoji import emoji_training
 from eql_d2.reproduction.tables import Row, Table, Training
 
 CONFIGS = Path("configs")
@@ -32,12 +32,14 @@ class Recipe:
         cfg: its config.
         hash: of the config, see :func:`eql_d2.engine.ledger.config_hash`; without the keys of ``auto``.
         auto: keys that the training data settles, which no config file knows.
+        first: the recipe of what is trained before, whose final weights it starts from; None without.
     """
 
     training: Training
     cfg: CfgNode = field(hash=False, compare=False)
     hash: str
     auto: tuple[str, ...]
+    first: "Recipe | None" = None
 
     def differing_keys(self, config: dict) -> list[str]:
         """Keys in which another config differs in more than two runs of one recipe may."""
@@ -70,48 +72,55 @@ class Run:
     @property
     def key(self) -> tuple[str, str, int]:
         """What makes two runs the same: hashes of the config and of the first stage's (or ""), and the seed."""
-        return self.recipe.hash, self.before.recipe.hash if self.before else "", self.seed
+        return self.recipe.hash, self.recipe.first.hash if self.recipe.first else "", self.seed
+
+    @property
+    def stage(self) -> int:
+        """1 of a run that starts from no other, else one more than the run before."""
+        return self.before.stage + 1 if self.before else 1
 
 
 @lru_cache(maxsize=1024)
-def recipe_of(training: Training) -> Recipe:
-    """Load the config of a training.
+def recipe_of(training: Training, scale: str = "paper") -> Recipe:
+    """Load the config of a training and of those before it.
 
     Raises:
-        UserError: the file is missing or one of its keys.
+        UserError: a file is missing or one of its keys, or there is no counterpart at this scale.
     """
-    cfg = load_config(str(CONFIGS / training.config), list(training.overrides))
+    if not (CONFIGS / training.config).is_file():
+        raise UserError(f"its config {CONFIGS / training.config} no longer exists.")
+    cfg = _config_of(training)
+    if scale == "emoji":
+        training = emoji_training(training, cfg)
+        cfg = _config_of(training)
+    first = recipe_of(training.first_stage, scale) if training.first_stage else None
+    if first:
+        training = replace(training, overrides=(*training.overrides, "MODEL.WEIGHTS", FINAL_WEIGHTS))
+        cfg = _config_of(training)
     auto = tuple(cfg.MODEL.LONG_TAIL.AUTO)
     ignored = (*auto, "MODEL.LONG_TAIL.AUTO") if auto else ()
-    return Recipe(training, cfg, config_hash(plain_config(cfg), ignored), ignored)
+    return Recipe(training, cfg, config_hash(plain_config(cfg), ignored), ignored, first)
 
 
-def recipes_of_row(row: Row, scale: str = "paper") -> tuple[Recipe, Recipe | None]:
-    """The recipes of a row and of its first stage (None without).
+@lru_cache(maxsize=1024)
+def _config_of(training: Training) -> CfgNode:
+    return load_config(str(CONFIGS / training.config), list(training.overrides))
+
+
+def recipe_of_row(row: Row, scale: str = "paper") -> Recipe:
+    """The recipe of a row.
 
     Raises:
         UserError: the row cannot be trained at this scale, or its config does not exist any more.
     """
     if row.training is None:
         raise UserError(f"Row {row.name} cannot be trained: {row.not_trained}.")
-    first, trainings = row.first_stage, []
-    for training in (row.training, first):
-        if training is not None and not (CONFIGS / training.config).is_file():
-            raise UserError(f"Row {row.name}: its config {CONFIGS / training.config} no longer exists.")
+    if scale == "emoji" and row.task == "classification":
+        raise UserError(f"Row {row.name} has no counterpart on EmojiLVIS: it classifies images.")
     try:
-        for training in (row.training, first) if first else (row.training,):
-            cfg = recipe_of(training).cfg
-            reason = not_scaled(row, cfg) if scale == "emoji" else ""
-            if reason:
-                raise UserError(f"Row {row.name} has no counterpart on EmojiLVIS: {reason}.")
-            trainings.append(emoji_training(training, cfg) if scale == "emoji" else training)
-        if first:
-            own = trainings[0]
-            trainings[0] = Training(own.config, (*own.overrides, "MODEL.WEIGHTS", FINAL_WEIGHTS))
-        recipes = [recipe_of(training) for training in trainings]
+        return recipe_of(row.training, scale)
     except UserError as error:
-        raise UserError(str(error) if row.name in str(error) else f"Row {row.name}: {error}") from None
-    return recipes[0], recipes[1] if first else None
+        raise UserError(f"Row {row.name}: {error}") from None
 
 
 def plan(
@@ -134,41 +143,35 @@ def plan(
     names = _names_by_hash(table, scale)
     for row in rows:
         try:
-            recipe, first = recipes_of_row(row, scale)
+            recipe = recipe_of_row(row, scale)
         except UserError as error:
             left_out.append(str(error))
             continue
         for seed in seeds:
-            before = _add(runs, first, seed, output, row, names) if first else None
-            _add(runs, recipe, seed, output, row, {recipe.hash: row.id}, before)
+            _add(runs, recipe, seed, output, row, names | {recipe.hash: row.id})
     return list(runs.values()), left_out
 
 
 def _names_by_hash(table: Table, scale: str) -> dict[str, str]:
     """{hash: row id} of the rows that are the first stages of others."""
-    wanted = {row.first_stage for row in table.rows if row.first_stage}
+    wanted = {row.training.first_stage for row in table.rows if row.training}
     names: dict[str, str] = {}
-    if not wanted:
-        return names
     for row in table.rows:
-        if row.training in wanted and not row.first_stage:
+        if row.training and row.training in wanted:
             try:
-                names.setdefault(recipes_of_row(row, scale)[0].hash, row.id)
+                names.setdefault(recipe_of_row(row, scale).hash, row.id)
             except UserError:
                 continue
     return names
 
 
 def _add(
-    runs: dict[tuple[str, str, int], Run],
-    recipe: Recipe,
-    seed: int,
-    output: Path,
-    row: Row,
-    names: dict[str, str],
-    before: Run | None = None,
+    runs: dict[tuple[str, str, int], Run], recipe: Recipe, seed: int, output: Path, row: Row, names: dict[str, str]
 ) -> Run:
+    """Add a run after those that it starts from, unless it is there."""
+    before = _add(runs, recipe.first, seed, output, row, names) if recipe.first else None
     own = names.get(recipe.hash, f"first_stage_{recipe.hash[:8]}")
+    seed = seed if recipe.training.seed is None else recipe.training.seed
     name = f"{row.table}/{own}/seed_{seed}"
     run = Run(name, recipe, seed, output / name, row.num_gpus, before)
     return runs.setdefault(run.key, run)
@@ -208,12 +211,12 @@ def state_of(run: Run, finished: dict[tuple[str, str, int], Path]) -> tuple[str,
     if run.key in finished:
         return "done", finished[run.key]
     if (run.folder / "last_checkpoint").exists():
-        _refuse_another_config(run, _config_of(run.folder))
+        _refuse_another_config(run, _config_in(run.folder))
         return "resume", run.folder
     return "new", run.folder
 
 
-def _config_of(folder: Path) -> dict:
+def _config_in(folder: Path) -> dict:
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text())
         return json.loads(json.dumps(config))
@@ -258,6 +261,6 @@ def command_of(
         command.append("--resume")
     overrides = list(training.overrides)
     if weights is not None and run.before is not None:
-        overrides[-1] = str(weights)  # in place of the name alone, see recipes_of_row
+        overrides[-1] = str(weights)  # in place of the name alone, see recipe_of
     command += [*overrides, *more]
     return [*command, "OUTPUT_DIR", str(run.folder), "SEED", str(run.seed)]

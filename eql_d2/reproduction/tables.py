@@ -6,7 +6,8 @@ and ``metrics``. A row has ``id`` and ``method``, and of these what is its own, 
 ``note``:
 
 - ``config``: file below configs/, changed by ``overrides`` (alternating keys and values).
-- ``first_stage``: ``{config, overrides}`` of the run whose final weights the row starts from (decoupled training).
+- ``first_stage``: ``{config, overrides}`` of the run whose final weights the row starts from (decoupled training), with
+  a ``first_stage`` of its own if it has one, and a ``seed`` if it is the same run for all seeds of the row.
 - ``not_trained``: why this project cannot train the row; it stands in the table for completeness.
 - ``reported``: {metric: percent} in the source's names. AP without a task is that of ``task``, and APbbox of boxes;
   ``metrics`` says {name: task/metric} where the source's names mean something else.
@@ -31,10 +32,19 @@ TABLE_KEYS = {"title", "num_gpus", "seeds", "notes", "rows"} | SHARED_KEYS
 
 @dataclass(frozen=True)
 class Training:
-    """What is to be trained: a config file below configs/ and what changes it."""
+    """What is to be trained: a config file below configs/ and what changes it.
+
+    Attributes:
+        config: the file.
+        overrides: alternating keys and values.
+        first_stage: what is trained before, whose final weights it starts from, if anything.
+        seed: that of all its runs; None takes the seed of the row's run.
+    """
 
     config: str
     overrides: tuple[str, ...] = ()
+    first_stage: "Training | None" = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -44,8 +54,7 @@ class Row:
     Attributes:
         table: name of its table.
         id: unique in the table; that of a paper's row is the same in all tables it stands in.
-        training: None where the row cannot be trained.
-        first_stage: what is trained before, if anything.
+        training: with what is trained before; None where the row cannot be trained.
         not_trained: why it cannot be trained, else empty.
         reported: {metric: percent} by the source's names.
         metrics: {name in ``reported``: "task/metric" of this project}.
@@ -59,7 +68,6 @@ class Row:
     model: str
     task: str
     training: Training | None
-    first_stage: Training | None
     not_trained: str
     num_gpus: int
     reported: dict[str, float] = field(hash=False, default_factory=dict)
@@ -135,14 +143,13 @@ def _read_row(table: str, shared: dict[str, Any], record: Any) -> Row:
     reason = str(values.get("not_trained") or "")
     if not (reason or values.get("config")):
         raise UserError(f"{where} has neither a config nor not_trained, which says why it has none.")
-    own = {"config": values.get("config"), "overrides": values.get("overrides", ())}
+    own = {key: values[key] for key in ("config", "overrides", "first_stage") if key in values}
     return Row(
         table=table,
         id=str(record["id"]),
         **{key: str(values.get(key, "")) for key in ("method", "source", "dataset", "model", "note")},
         task=values.get("task", "segm"),
         training=None if reason else _read_training(own, where),
-        first_stage=None if reason or not values.get("first_stage") else _read_training(values["first_stage"], where),
         not_trained=reason,
         num_gpus=int(shared.get("num_gpus", 1)),
         reported=dict(values.get("reported") or {}),
@@ -151,10 +158,14 @@ def _read_row(table: str, shared: dict[str, Any], record: Any) -> Row:
 
 
 def _read_training(record: dict[str, Any], where: str) -> Training:
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: first_stage is {record!r}; give it a config and overrides.")
+    _refuse_unknown_keys(record, {"config", "overrides", "first_stage", "seed"}, where)
     overrides = record.get("overrides") or ()
     if not isinstance(record.get("config"), str) or len(overrides) % 2:
         raise UserError(f"{where}: a config file and pairs of KEY, VALUE in overrides are needed.")
-    return Training(record["config"], tuple(str(value) for value in overrides))
+    before = _read_training(record["first_stage"], where) if record.get("first_stage") else None
+    return Training(record["config"], tuple(str(value) for value in overrides), before, record.get("seed"))
 
 
 def _refuse_unknown_keys(record: dict[str, Any], known: set[str], where: str) -> None:

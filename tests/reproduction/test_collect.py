@@ -9,7 +9,7 @@ from eql_d2.analysis.ledger import mean_and_error, read_ledger
 from eql_d2.engine.config_identity import plain_config
 from eql_d2.errors import UserError
 from eql_d2.reproduction.collect import collect, records, text_table
-from eql_d2.reproduction.runs import recipes_of_row
+from eql_d2.reproduction.runs import recipe_of_row
 from eql_d2.reproduction.tables import find_table
 from tests.ledger_entries import made_up_entry
 
@@ -27,14 +27,14 @@ def leave(mini_root):
     table = find_table("mini")
 
     def write(row, seed, ap, place=None, overrides=(), **changes):
-        recipe, first = recipes_of_row(table.by_id[row])
+        recipe = recipe_of_row(table.by_id[row])
         cfg = recipe.cfg.clone()
         cfg.merge_from_list(["OUTPUT_DIR", f"runs/{row}/{seed}", "SEED", seed, *overrides])
         entry = made_up_entry(
             name=f"mini/{row}/seed_{seed}",
             seed=seed,
             config=plain_config(cfg),
-            first_stage=first.hash if first else None,
+            first_stage=recipe.first.hash if recipe.first else None,
             metrics={"tiny_val": {"segm": {"AP": ap, "APr": None}, "bbox": {"AP": ap + 1}}},
             seconds={"training": 60.0 * ap, "evaluation": 1.0},
             datasets={"tiny_train": {"digest": "a", "num_images": 3}},

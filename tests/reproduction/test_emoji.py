@@ -3,7 +3,7 @@
 import pytest
 
 from eql_d2.errors import UserError
-from eql_d2.reproduction.runs import recipes_of_row
+from eql_d2.reproduction.runs import plan, recipe_of_row
 from eql_d2.reproduction.tables import find_rows
 from tests.conftest import ROOT
 
@@ -14,7 +14,7 @@ def in_the_repository(monkeypatch):
 
 
 def cfg_of(name):
-    return recipes_of_row(find_rows(name)[1][0], "emoji")[0].cfg
+    return recipe_of_row(find_rows(name)[1][0], "emoji").cfg
 
 
 @pytest.mark.parametrize(("row", "largest"), [("r013", 10), ("r017", 100)])
@@ -41,13 +41,26 @@ def test_data_and_schedule_are_emoji_lvis_own():
     for name in ("eql_t1/r011", "seesaw_t1/r131", "eqlv2_open_images/r092", "bags_readme/r236"):
         cfg = cfg_of(name)
         assert cfg.DATASETS.TRAIN == ("emoji_lvis_demo_train",)
-        assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH, cfg.MODEL.RESNETS.DEPTH) == (1200, 4, 18)
-    recipe, first = recipes_of_row(find_rows("seesaw_t9/r174")[1][0], "emoji")
-    assert (recipe.cfg.SOLVER.MAX_ITER, first.cfg.SOLVER.MAX_ITER) == (300, 1200)
+        assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH, cfg.MODEL.RESNETS.DEPTH) == (800, 4, 50)
+    recipe = recipe_of_row(find_rows("seesaw_t9/r174")[1][0], "emoji")
+    assert (recipe.cfg.SOLVER.MAX_ITER, recipe.first.cfg.SOLVER.MAX_ITER) == (200, 800)
     assert recipe.cfg.MODEL.ROI_BOX_HEAD.PREDICTOR == "BAGSPredictor"
-    assert first.cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler"
+    assert recipe.first.cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler"
+
+
+def test_rows_start_from_one_detector_of_other_classes():
+    for name in ("eql_t1/r011", "seesaw_t1/r131"):
+        table, rows = find_rows(name)
+        runs, _ = plan(table, rows, [3, 4], ROOT / "output", "emoji")
+        assert [(run.seed, run.stage) for run in runs] == [(0, 1), (3, 2), (4, 2)]
+        assert runs[1].before is runs[2].before is runs[0]
+        assert runs[0].recipe.cfg.DATASETS.TRAIN == ("emoji_lvis_pretrain_train",)
+        assert runs[1].recipe.cfg.MODEL.WEIGHTS_EXCLUDE  # 240 classes are not 60
+    recipe = recipe_of_row(find_rows("seesaw_t9/r174")[1][0], "emoji")
+    assert recipe.first.first.cfg.MODEL.ROI_HEADS.NUM_CLASSES == 240
+    assert not recipe.cfg.MODEL.WEIGHTS_EXCLUDE  # the classifier of the first stage is what BAGS starts from
 
 
 def test_rows_without_counterpart_say_why():
-    with pytest.raises(UserError, match="the constants of its threshold function are for LVIS"):
+    with pytest.raises(UserError, match="its threshold function is made for LVIS's frequencies"):
         cfg_of("eql_t3/r021")

@@ -30,7 +30,7 @@ from eql_d2.data.emoji_lvis.records import (
     image_record,
 )
 from eql_d2.data.emoji_lvis.render import render_image
-from eql_d2.data.emoji_lvis.spec import EmojiLVISSpec
+from eql_d2.data.emoji_lvis.spec import PRESETS, EmojiLVISSpec
 from eql_d2.errors import UserError
 
 # Rises whenever the same spec would give other bytes, so that an old folder is not taken for a current one.
@@ -101,9 +101,18 @@ def _non_empty_files(folder: Path) -> set[str]:
     return found
 
 
+def glyphs_of(spec: EmojiLVISSpec) -> tuple[Glyph, ...]:
+    """The classes of a set, sorted by name."""
+    left_out = glyphs_of(PRESETS[spec.other_than]) if spec.other_than else ()
+    return select_glyphs(spec.num_classes, spec.seed, left_out)
+
+
 def _spec_record(spec: EmojiLVISSpec) -> dict:
     # Through JSON and back, so that it compares equal to what is read from spec.json (tuples become lists).
-    return orjson.loads(orjson.dumps({**dataclasses.asdict(spec), "generator_version": GENERATOR_VERSION}))
+    record = {**dataclasses.asdict(spec), "generator_version": GENERATOR_VERSION}
+    if not spec.other_than:  # sets from before there was such a field are as they were
+        del record["other_than"]
+    return orjson.loads(orjson.dumps(record))
 
 
 def _stored_spec(folder: Path) -> dict | None:
@@ -147,7 +156,7 @@ def _move_into_place(spec: EmojiLVISSpec, partial: Path, folder: Path) -> None:
 
 def _write_set(spec: EmojiLVISSpec, folder: Path, workers: int, progress: bool) -> None:
     """Write all files of a set; spec.json, which makes it count as one, comes last."""
-    glyphs = select_glyphs(spec.num_classes, spec.seed)
+    glyphs = glyphs_of(spec)
     plans = [plan_split(spec, split) for split in SPLITS]
     for split in SPLITS:
         (folder / split).mkdir()

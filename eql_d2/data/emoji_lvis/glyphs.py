@@ -7,7 +7,7 @@ import functools
 import importlib.util
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import cv2
@@ -147,20 +147,22 @@ def usable_glyphs() -> tuple[tuple[Glyph, ...], np.ndarray]:
     return glyphs, distances[np.ix_(kept, kept)]
 
 
-def select_glyphs(num_classes: int, seed: int) -> tuple[Glyph, ...]:
+def select_glyphs(num_classes: int, seed: int, left_out: Collection[Glyph] = ()) -> tuple[Glyph, ...]:
     """Choose the classes of a set, sorted by name: a seeded draw of glyphs as unlike as their number allows.
 
     Args:
         num_classes: 1 to about 1220.
         seed: of the set.
+        left_out: glyphs not to choose.
 
     Raises:
         ValueError: the font has fewer distinct glyphs than `num_classes`.
     """
     glyphs, distances = usable_glyphs()
-    if num_classes > len(glyphs):
-        raise ValueError(f"num_classes is {num_classes}, but OpenMoji has {len(glyphs)} distinct glyphs; use fewer.")
     order = np.random.default_rng([seed, 0]).permutation(len(glyphs))
+    order = [i for i in order if glyphs[i] not in left_out]
+    if num_classes > len(order):
+        raise ValueError(f"num_classes is {num_classes}, but OpenMoji has {len(order)} distinct glyphs; use fewer.")
     order = sorted(order, key=lambda i: not _is_in(glyphs[i].codepoint, _PICTOGRAPH_BLOCKS))
     # Start strict and give way step by step: a small set spreads over the whole font, a large one takes
     # nearly all.

@@ -10,6 +10,8 @@ from eql_d2.data.emoji_lvis.long_tail import COMMON_MAX, plan_image_counts
 # Layouts above this share of `max_objects_per_image` leave no room to vary the number of objects per image.
 MAX_MEAN_FILL = 0.75
 
+PRESETS: dict[str, EmojiLVISSpec] = {}  # filled below
+
 
 @dataclasses.dataclass(frozen=True)
 class EmojiLVISSpec:
@@ -27,6 +29,7 @@ class EmojiLVISSpec:
             label), as a share of its annotated images, in [0, 0.5].
         object_size: smallest and largest length of an object as shares of `image_size`.
         max_objects_per_image: most objects in one image, annotated or not.
+        other_than: name of a preset none of whose classes this set has; empty for none.
 
     Raises:
         ValueError: a value is out of range or the sizes do not fit together.
@@ -42,6 +45,7 @@ class EmojiLVISSpec:
     unannotated_share: float = 0.10
     object_size: tuple[float, float] = (0.14, 0.45)
     max_objects_per_image: int = 12
+    other_than: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "object_size", tuple(self.object_size))
@@ -70,6 +74,7 @@ class EmojiLVISSpec:
             (0 <= self.unannotated_share <= 0.5, "unannotated_share", "a share in [0, 0.5]"),
             (0.05 <= smallest <= largest <= 0.8, "object_size", "two ascending shares in [0.05, 0.8]"),
             (self.max_objects_per_image >= 1, "max_objects_per_image", "at least 1"),
+            (self.other_than in ("", *PRESETS), "other_than", f"one of {', '.join(PRESETS)}"),
         ]
         for holds, field, allowed in checks:
             if not holds:
@@ -81,17 +86,12 @@ class EmojiLVISSpec:
         return COMMON_MAX / self.num_train_images
 
 
-PRESETS: dict[str, EmojiLVISSpec] = {
-    "demo": EmojiLVISSpec(60, 800, 240, 128, name="demo", object_size=(0.16, 0.5)),
-    "bench": EmojiLVISSpec(200, 4000, 1000, 160, name="bench", max_class_share=0.2),
-    "full": EmojiLVISSpec(
-        1203,
-        20000,
-        4000,
-        320,
-        name="full",
-        max_class_share=0.05,
-        object_size=(0.06, 0.3),
-        max_objects_per_image=30,
-    ),
-}
+PRESETS["demo"] = EmojiLVISSpec(60, 800, 240, 128, name="demo", object_size=(0.16, 0.5))
+PRESETS["bench"] = EmojiLVISSpec(200, 4000, 1000, 160, name="bench", max_class_share=0.2)
+PRESETS["full"] = EmojiLVISSpec(
+    1203, 20000, 4000, 320, name="full", max_class_share=0.05, object_size=(0.06, 0.3), max_objects_per_image=30
+)
+# What the demo set's detectors may start from, as those of LVIS start from ImageNet: it shares no class with it.
+PRESETS["pretrain"] = EmojiLVISSpec(
+    240, 4000, 100, 128, name="pretrain", max_class_share=0.1, object_size=(0.16, 0.5), other_than="demo"
+)
