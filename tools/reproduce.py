@@ -14,6 +14,7 @@ A run that is done is not repeated, also if it was that of an equal row; a broke
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -193,7 +194,13 @@ def main(arguments: list[str] | None = None) -> None:
     args.do(args)
 
 
+def stop(*_: object) -> None:
+    """What Ctrl-C does, for SIGTERM: stop the run that trains too, instead of leaving it behind."""
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, stop)
     try:
         main()
     except UserError as error:

@@ -42,6 +42,13 @@ from eql_d2.modeling import LongTailRCNNWithTTA
 
 logger = logging.getLogger(__name__)
 
+# Options of the optimizer, which is part of checkpoints.
+KEPT_BY_RESUME = {
+    "initial_lr": "SOLVER.BASE_LR",
+    "momentum": "SOLVER.MOMENTUM",
+    "weight_decay": "SOLVER.WEIGHT_DECAY",
+}
+
 
 class LongTailTrainer(DefaultTrainer):
     """Detectron2's trainer with this project's loader, evaluator, checkpoints and seeding.
@@ -204,7 +211,17 @@ class LongTailTrainer(DefaultTrainer):
         """
         check_run_folder(self.cfg.OUTPUT_DIR, resume)
         self.checkpointer.exclude = () if resume else self.cfg.MODEL.WEIGHTS_EXCLUDE
+        configured = dict(self.optimizer.param_groups[0])
         super().resume_or_load(resume)
+        for name, key in KEPT_BY_RESUME.items():
+            wanted, kept = configured[name], self.optimizer.param_groups[0][name]
+            if wanted != kept:
+                logger.warning(
+                    "%s is %g, but a resumed run keeps that of its checkpoint, %g; start anew to change it.",
+                    key,
+                    wanted,
+                    kept,
+                )
         if self.cfg.SOLVER.TRAINABLE and not resume:
             check_frozen_are_loaded(self.checkpointer.model, self.checkpointer, self.cfg.MODEL.WEIGHTS)
         self.data_loader.start_iteration = self.start_iter

@@ -17,7 +17,7 @@ from eql_d2.reproduction.tables import Training
 
 BASE = "EmojiLVIS/Base-benchmark.yaml"
 SECOND_STAGE_BASE = "EmojiLVIS/Base-benchmark-second-stage.yaml"
-PRETRAINING = Training("EmojiLVIS/pretrain.yaml", seed=0)
+PRETRAINING = Training("EmojiLVIS/pretrain.yaml", seed=1)
 
 LVIS_IMAGES = {"lvis_v0.5_train": 56_740, "lvis_v1_train": 99_388}  # those with annotations
 METHOD_KEYS = (

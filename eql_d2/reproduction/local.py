@@ -1,7 +1,9 @@
 """Carrying out the runs of a plan on this machine, one after the other."""
 
 import json
+import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -100,7 +102,8 @@ def _train(run: Run, command: list[str], remaining: int, taken: list[float], tel
     began = time.monotonic()
     wait, longest = SECONDS_BETWEEN_LINES
     with open(run.folder / CONSOLE_FILE, "a") as console:
-        process = subprocess.Popen(command, stdout=console, stderr=subprocess.STDOUT)
+        # In a session of its own, so that all its processes can be stopped together.
+        process = subprocess.Popen(command, stdout=console, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             while process.poll() is None:
                 try:
@@ -108,8 +111,8 @@ def _train(run: Run, command: list[str], remaining: int, taken: list[float], tel
                 except subprocess.TimeoutExpired:
                     wait = min(1.5 * wait, longest)
                     tell(_progress(run, time.monotonic() - began, remaining, taken))
-        except BaseException:  # Ctrl-C: the run can be resumed
-            process.terminate()
+        except BaseException:  # Ctrl-C, or a scheduler's SIGTERM: the run can be resumed
+            os.killpg(process.pid, signal.SIGTERM)
             process.wait()
             raise
     seconds = time.monotonic() - began

@@ -41,6 +41,21 @@ def train(cfg, *, resume=False, stop_before=None):
     return trainer
 
 
+def test_a_resumed_run_says_which_options_it_does_not_take(tiny_cfg, caplog):
+    with pytest.raises(Stopped):
+        train(tiny_cfg, stop_before=3)
+    trainer = LongTailTrainer(tiny_cfg)
+    trainer.resume_or_load(resume=True)
+    assert "start anew" not in caplog.text
+    tiny_cfg.SOLVER.BASE_LR *= 2
+    tiny_cfg.SOLVER.WEIGHT_DECAY = 0.5
+    trainer = LongTailTrainer(tiny_cfg)
+    trainer.resume_or_load(resume=True)
+    kept = tiny_cfg.SOLVER.BASE_LR / 2
+    assert f"SOLVER.BASE_LR is {2 * kept:g}, but a resumed run keeps that of its checkpoint, {kept:g};" in caplog.text
+    assert "SOLVER.WEIGHT_DECAY is 0.5" in caplog.text and "MOMENTUM" not in caplog.text
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_stopped_and_resumed_equals_uninterrupted(tiny_cfg, tmp_path, workers):
     tiny_cfg.DATALOADER.SAMPLER_TRAIN = "RepeatFactorTrainingSampler"

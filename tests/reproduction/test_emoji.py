@@ -52,7 +52,7 @@ def test_rows_start_from_one_detector_of_other_classes():
     for name in ("eql_t1/r011", "seesaw_t1/r131"):
         table, rows = find_rows(name)
         runs, _ = plan(table, rows, [3, 4], ROOT / "output", "emoji")
-        assert [(run.seed, run.stage) for run in runs] == [(0, 1), (3, 2), (4, 2)]
+        assert [(run.seed, run.stage) for run in runs] == [(1, 1), (3, 2), (4, 2)]
         assert runs[1].before is runs[2].before is runs[0]
         assert runs[0].recipe.cfg.DATASETS.TRAIN == ("emoji_lvis_pretrain_train",)
         assert runs[1].recipe.cfg.MODEL.WEIGHTS_EXCLUDE  # 240 classes are not 60

@@ -1,0 +1,49 @@
+"""A stopped tool leaves no training behind, and the same command goes on from the last checkpoint."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+def commands_naming(folder):
+    """Command lines of this machine's processes that name a folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:  # it has ended
+            continue
+        if str(folder) in command:
+            found.append(command)
+    return found
+
+
+def wait_until(holds, seconds=60):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds processes by /proc")
+@pytest.mark.parametrize(("number", "num_processes"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
+def test_a_stopped_tool_stops_its_run(mini_root, number, num_processes):
+    output = mini_root / "out"
+    command = [sys.executable, str(ROOT / "tools" / "reproduce.py"), "run", "mini/eql", "--seeds", "0"]
+    command += ["--output", str(output), "--num-gpus", str(num_processes)]
+    command += ["--opts", "SOLVER.MAX_ITER", "100000", "SOLVER.CHECKPOINT_PERIOD", "1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ)) as process:
+        folder = output / "mini" / "eql" / "seed_0"
+        wait_until(lambda: (folder / "last_checkpoint").exists())
+        process.send_signal(number)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert told.strip().endswith("stopped; the same command goes on from the last checkpoint")
+    wait_until(lambda: not commands_naming(output), 10)
