@@ -1,7 +1,9 @@
 """A set of labelled images, in memory or in files."""
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,6 +58,17 @@ class ImageSet(torch.utils.data.Dataset):
         """Images of each class; an image is one instance."""
         counts = tuple(np.bincount(self.labels, minlength=len(self.classes)).tolist())
         return CategoryCounts(tuple(range(len(self.classes))), self.classes, counts, counts, len(self))
+
+    @property
+    def digest(self) -> str:
+        """What tells two sets apart: a hash of classes, labels and images, or of the images' last two names."""
+        digest = hashlib.sha256("\n".join(self.classes).encode())
+        digest.update(np.ascontiguousarray(self.labels, dtype="<i8"))
+        if isinstance(self.images, np.ndarray):
+            digest.update(np.ascontiguousarray(self.images))
+        else:
+            digest.update("\n".join("/".join(Path(image).parts[-2:]) for image in self.images).encode())
+        return digest.hexdigest()
 
     def subset(self, indices: np.ndarray, name: str) -> "ImageSet":
         """Some of the images under another name.

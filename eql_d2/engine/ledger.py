@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
@@ -214,10 +214,13 @@ def training_curve(metrics_file: Path) -> dict[str, list[float]]:
 
 
 def _fingerprint(dataset: str) -> dict[str, Any]:
-    """The digest of a dataset's annotation file, and its number of images; of other kinds of sets nothing."""
+    """The digest of a dataset's annotation file or of a set of labelled images, and its number of images."""
     path = MetadataCatalog.get(dataset).get("json_file")
     try:
-        return {"digest": file_digest(path), "num_images": len(open_annotations(path))} if path else {}
+        if path:
+            return {"digest": file_digest(path), "num_images": len(open_annotations(path))}
+        images = DatasetCatalog.get(dataset)
+        return {"digest": images.digest, "num_images": len(images)} if hasattr(images, "digest") else {}
     except (OSError, UserError):
         return {}
 
@@ -232,13 +235,15 @@ def _classes(cfg: CfgNode) -> list[dict[str, Any]]:
 
 
 def _class_ap(folder: Path) -> dict[str, list[float | None]]:
-    """{task: AP of each class in percent} of the files that the evaluators write."""
+    """{task: AP, or accuracy in a classification, of each class in percent} of the files that the evaluators write."""
     class_ap = {}
-    for path in sorted(folder.glob("per_class_ap_*.csv")):
+    for path in sorted((*folder.glob("per_class_ap_*.csv"), *folder.glob("per_class_accuracy.csv"))):
         with open(path, newline="") as file:
-            records = list(csv.DictReader(file))
-        column = "AP" if records and "AP" in records[0] else "AP50"
-        class_ap[path.stem.removeprefix("per_class_ap_")] = [_number(float(record[column]), 2) for record in records]
+            reader = csv.DictReader(file)
+            column = next(name for name in ("AP", "AP50", "accuracy") if name in reader.fieldnames)
+            records = list(reader)
+        task = "classification" if column == "accuracy" else path.stem.removeprefix("per_class_ap_")
+        class_ap[task] = [_number(float(record[column]), 2) for record in records]
     return class_ap
 
 

@@ -1,6 +1,7 @@
 """Training: repeats, resumes to the bit, on two processes as on one; second stages; the tool; bad input."""
 
 import csv
+import dataclasses
 import math
 import re
 import subprocess
@@ -11,6 +12,8 @@ import pytest
 import torch
 from detectron2.utils import comm
 
+from eql_d2.analysis.ledger import read_entry
+from eql_d2.classification.datasets import load_image_set
 from eql_d2.classification.trainer import CLASSIFICATION, ClassifierTrainer, reweighting_start
 from eql_d2.engine import launch, setup
 from eql_d2.errors import UserError
@@ -48,6 +51,23 @@ def test_a_run_repeats_with_its_seed(digits_cfg, tmp_path):
     assert equal(runs[0][0], runs[1][0])
     assert repr(runs[0][1]) == repr(runs[1][1])
     assert not equal(runs[0][0], runs[2][0])
+
+
+def test_the_ledger_knows_data_and_accuracy_of_classes(digits_cfg):
+    results = train(digits_cfg)._last_eval_results["classification"]
+    entry = read_entry(f"{digits_cfg.OUTPUT_DIR}/ledger.json")
+    (accuracies,) = (entry["class_ap"][name]["classification"] for name in digits_cfg.DATASETS.TEST)
+    assert sum(accuracies) / 10 == pytest.approx(results["mean_class"], abs=0.01)
+    (train_name,), (test_name,) = digits_cfg.DATASETS.TRAIN, digits_cfg.DATASETS.TEST
+    sets = {name: load_image_set(name) for name in (train_name, test_name)}
+    assert entry["datasets"] == {name: {"digest": s.digest, "num_images": len(s)} for name, s in sets.items()}
+    images = sets[train_name]
+    relabelled = dataclasses.replace(images, labels=images.labels[::-1])
+    redrawn = dataclasses.replace(images, images=255 - images.images)
+    assert len({images.digest, relabelled.digest, redrawn.digest, sets[test_name].digest}) == 4
+    files = dataclasses.replace(images, images=[f"a/b/{index}.png" for index in range(len(images))])
+    moved = dataclasses.replace(images, images=[f"elsewhere/b/{index}.png" for index in range(len(images))])
+    assert files.digest == moved.digest != images.digest
 
 
 def test_the_borders_of_the_groups_are_those_of_the_config(digits_cfg):
