@@ -85,7 +85,7 @@ def ap_by_frequency(runs: Sequence[Run], task: str) -> RunFigure:
 
 def losses(runs: Sequence[Run], part: str) -> RunFigure:
     """Losses during training: ``total_loss``, or ``loss_cls`` (summed over a Cascade's stages)."""
-    found, left_out = [], []
+    found, left_out = {}, []
     for run in runs:
         try:
             curve = run.curve
@@ -93,14 +93,18 @@ def losses(runs: Sequence[Run], part: str) -> RunFigure:
             if not columns:
                 raise UserError(f"The training curve of {run.name} has no {part}.")
             table = np.array(columns, dtype=np.float64)  # None becomes NaN
-            found.append(Series(run.name, np.array(curve["iteration"]), table.sum(axis=0)))
+            found.setdefault((run.row, tuple(curve["iteration"])), []).append(table.sum(axis=0))
         except UserError as error:
             left_out.append(f"{run.name}: {error}")
+    series = [
+        Series(_of_seeds(row, len(curves)), np.array(iterations), np.mean(curves, axis=0))
+        for (row, iterations), curves in found.items()
+    ]
     what = {"total_loss": "Total loss", "loss_cls": "Classification loss"}[part]
     if not found:
         raise UserError(" ".join(left_out))
     caption = "As logged: the median over 20 iterations. Losses of different methods are not on one scale."
-    draw = partial(draw_losses, series=found, ylabel=what.lower())
+    draw = partial(draw_losses, series=series, ylabel=what.lower())
     return RunFigure(f"{what} in training", caption, draw, [], left_out)
 
 
@@ -176,8 +180,8 @@ def _of_classes(
     draw: Callable[..., None],
     against_count: bool = False,
 ) -> RunFigure:
-    """A figure of a number of each class; runs must have the same classes as the first that is drawn."""
-    found, left_out, first = [], [], None
+    """A figure of a number of each class, runs that differ by the seed averaged; all must have the first's classes."""
+    found, left_out, first = {}, [], None
     for run in runs:
         try:
             values = read(run)
@@ -185,7 +189,8 @@ def _of_classes(
                 raise UserError(f"it has other classes, or other counts of them, than {first.name}.")
             classes = run.classes
             first = first or run
-            found += [(f"{run.name}, {part}" if part else run.name, of_part) for part, of_part in values.items()]
+            for part, of_part in values.items():
+                found.setdefault((run.row, part), []).append(of_part)
         except UserError as error:
             left_out.append(f"{run.name}: {error}")
     if first is None:
@@ -193,10 +198,25 @@ def _of_classes(
     classes = first.classes
     groups = "".join(record["frequency"] for record in classes)
     x = np.array([record["image_count"] for record in classes]) if against_count else np.arange(len(classes))
-    columns = [(label, np.array([of.get(record["id"], math.nan) for record in classes])) for label, of in found]
+    columns = []
+    for (row, part), of_seeds in found.items():
+        table = np.array([[of.get(record["id"], math.nan) for record in classes] for of in of_seeds])
+        label = _of_seeds(row, len(of_seeds))
+        columns.append((f"{label}, {part}" if part else label, _mean_known(table)))
     series = [Series(label, x.astype(np.float64), values) for label, values in columns]
     means = [(label, [_mean(values, groups, letter) for letter in GROUP_NAMES]) for label, values in columns]
     return RunFigure(title, caption, partial(draw, series=series, groups=groups), means, left_out)
+
+
+def _of_seeds(row: str, number: int) -> str:
+    return f"{row} (mean of {number} seeds)" if number > 1 else row
+
+
+def _mean_known(table: np.ndarray) -> np.ndarray:
+    """The mean of each column of (seeds, classes), over those seeds where it is known."""
+    known = ~np.isnan(table)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, table, 0).sum(axis=0) / known.sum(axis=0)
 
 
 def _same_classes(first: Run, second: Run) -> bool:

@@ -12,7 +12,7 @@ from eql_d2.analysis.run_figures import FIGURES, group_means_table
 from eql_d2.analysis.runs import Run
 from eql_d2.errors import UserError
 
-MOST_IN_FIGURES = 6  # colours that can be told apart
+MOST_IN_FIGURES = 6  # rows; colours that can be told apart
 
 
 def report_page(
@@ -28,7 +28,8 @@ def report_page(
     What cannot be shown is left out, and the page says why.
 
     Args:
-        runs: to report on; figures show the first six, galleries the first two with saved detections.
+        runs: to report on; figures show the first six rows (runs that differ by the seed are one), galleries the first
+            two runs with saved detections.
         skipped: what was not read, a sentence each.
         tables: sections of HTML with reported and reproduced results.
         gallery_images: images of a gallery; 0 for none.
@@ -63,7 +64,8 @@ def _summary(runs: Sequence[Run], skipped: Sequence[str]) -> str:
 
 
 def _figures(runs: Sequence[Run]) -> str:
-    shown, missing, parts = runs[:MOST_IN_FIGURES], [], []
+    rows = list(dict.fromkeys(run.row for run in runs))
+    shown, missing, parts = [run for run in runs if run.row in rows[:MOST_IN_FIGURES]], [], []
     for make in FIGURES.values():
         try:
             figure = make(shown)
@@ -77,7 +79,10 @@ def _figures(runs: Sequence[Run]) -> str:
             f"{folded('Not in this figure', figure.left_out)}</figure>"
         )
     if len(runs) > len(shown):
-        missing.append(f"Figures show the first {len(shown)} of {len(runs)} runs; name fewer to see others.")
+        missing.append(
+            f"Figures show {', '.join(rows[:MOST_IN_FIGURES])}, {len(shown)} of {len(runs)} runs; "
+            "name fewer to see others."
+        )
     return f'<div class="columns figures">{"".join(parts)}</div>{remarks(missing)}'
 
 

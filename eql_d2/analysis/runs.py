@@ -39,6 +39,11 @@ class Run:
     folder: Path | None = None
     entry: dict[str, Any] | None = None
 
+    @property
+    def row(self) -> str:
+        """What this run shares with those that differ from it by the seed alone: its name without ``/seed_N``."""
+        return self.name.removesuffix(f"/seed_{self.entry['seed']}") if self.entry else self.name
+
     @cached_property
     def cfg(self) -> CfgNode:
         """The full config."""

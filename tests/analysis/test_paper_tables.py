@@ -8,6 +8,7 @@ from eql_d2.analysis.paper_tables import tables_of
 from eql_d2.engine import load_config
 from eql_d2.engine.ledger import plain_config
 from eql_d2.errors import UserError
+from eql_d2.reproduction.runs import recipe_of_row
 from eql_d2.reproduction.tables import find_table
 from tests.analysis.test_dataset_report import PageReader
 from tests.conftest import ROOT
@@ -56,10 +57,10 @@ def test_reported_reproduced_difference(ledger):
 
 
 def test_another_dataset_has_no_difference(ledger, monkeypatch):
-    config = plain_config(load_config("configs/EmojiLVIS/demo_sigmoid.yaml"))
+    recipe = recipe_of_row(find_table("eql_readme").by_id["r072"], "emoji")
     for path in ledger.rglob("*.json"):
         entry = json.loads(path.read_text())
-        path.write_text(json.dumps({**entry, "config": config}))
+        path.write_text(json.dumps({**entry, "config": plain_config(recipe.cfg), "first_stage": recipe.first.hash}))
     (section,) = tables_of([ledger], ["eql_readme"], scale="emoji")
     _, rows = rows_of(section)
     assert rows["r072"][1:4] == ["21.2", "47.0 ± 26.0", "–"]

@@ -61,6 +61,24 @@ def test_gradient_ratios_in_the_order_of_frequency(run):
     assert figure.group_means == [("first", [0.0625, 0.5, 1.25])]  # rare: (0.125 + 0) / 2
 
 
+def test_runs_that_differ_by_the_seed_are_one_line(dataset):
+    """By hand: 20 and 30 are 25 for class 2; class 7 is known of one run only."""
+    entries = []
+    for seed, column in ((0, [20.0, 30.0, 10.0, None]), (5, [30.0, 40.0, None, None])):
+        entry = ledger_entry(dataset, name=f"table/row/seed_{seed}", seed=seed)
+        entry["class_ap"] = {DATASET: {"bbox": column}}
+        entry["curve"] = {"iteration": [19, 39], "total_loss": [2.0 + seed, 1.0]}
+        entries.append(Run(entry["name"], None, entry))
+    other = Run("table/row/seed_0_again", None, {**entries[0].entry, "name": "table/row/seed_0_again"})
+    figure = FIGURES["ap-box"]([*entries, other])
+    assert figure.group_means == [
+        ("table/row (mean of 2 seeds)", [10.0, 25.0, 35.0]),
+        ("table/row/seed_0_again", [10.0, 20.0, 30.0]),
+    ]
+    _, losses = drawn_lines(FIGURES["loss"](entries))["table/row (mean of 2 seeds)"]
+    assert losses.tolist() == [4.5, 1.0]
+
+
 def test_stages_of_a_cascade_are_told_apart(run):
     path = run.folder / "class_gradients.csv"
     header, *rows = path.read_text().splitlines()
