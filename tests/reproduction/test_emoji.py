@@ -41,9 +41,9 @@ def test_data_and_schedule_are_emoji_lvis_own():
     for name in ("eql_t1/r011", "seesaw_t1/r131", "eqlv2_open_images/r092", "bags_readme/r236"):
         cfg = cfg_of(name)
         assert cfg.DATASETS.TRAIN == ("emoji_lvis_demo_train",)
-        assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH, cfg.MODEL.RESNETS.DEPTH) == (800, 4, 50)
+        assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH, cfg.MODEL.RESNETS.DEPTH) == (1200, 4, 50)
     recipe = recipe_of_row(find_rows("seesaw_t9/r174")[1][0], "emoji")
-    assert (recipe.cfg.SOLVER.MAX_ITER, recipe.first.cfg.SOLVER.MAX_ITER) == (200, 800)
+    assert (recipe.cfg.SOLVER.MAX_ITER, recipe.first.cfg.SOLVER.MAX_ITER) == (300, 1200)
     assert recipe.cfg.MODEL.ROI_BOX_HEAD.PREDICTOR == "BAGSPredictor"
     assert recipe.first.cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler"
 
