@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -10,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eql_d2.data.emoji_lvis import (
+    PRESETS,
     frequency_letter,
+    glyphs_of,
     load_lvis_train_counts,
     plan_image_counts,
     plan_split,
@@ -113,6 +116,18 @@ def test_class_choice_follows_the_seed_and_spreads_over_the_font():
     descriptors = np.stack([describe(render_glyph(glyph.codepoint)) for glyph in select_glyphs(60, 0)])
     distances = glyph_distances(descriptors)
     assert distances[~np.eye(60, dtype=bool)].min() > 2 * MIN_GLYPH_DISTANCE
+
+
+def test_classes_other_than_those_of_a_preset():
+    own, others = (set(glyphs_of(PRESETS[name])) for name in ("demo", "pretrain"))
+    assert (len(own), len(others), own & others) == (60, 240, set())
+    # No glyph looks like one of the other set.
+    distances = glyph_distances(np.stack([describe(render_glyph(glyph.codepoint)) for glyph in (*own, *others)]))
+    assert distances[:60, 60:].min() >= MIN_GLYPH_DISTANCE
+    with pytest.raises(ValueError, match=r"num_classes is 1200, but OpenMoji has 11.. distinct glyphs"):
+        select_glyphs(1200, 0, own)
+    with pytest.raises(ValueError, match="other_than is 'dmo'; use one of demo, bench, full, pretrain"):
+        dataclasses.replace(SPEC, other_than="dmo")
 
 
 # --- what the annotation files say ------------------------------------------------------------------------

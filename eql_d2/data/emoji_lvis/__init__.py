@@ -1,6 +1,6 @@
 """EmojiLVIS: an LVIS-format instance-segmentation data set with LVIS's long tail, generated on the spot."""
 
-from eql_d2.data.emoji_lvis.generate import generate_emoji_lvis, is_complete
+from eql_d2.data.emoji_lvis.generate import generate_emoji_lvis, glyphs_of, is_complete
 from eql_d2.data.emoji_lvis.glyphs import Glyph, select_glyphs
 from eql_d2.data.emoji_lvis.long_tail import (
     frequency_letter,
@@ -20,6 +20,7 @@ __all__ = [
     "SplitPlan",
     "frequency_letter",
     "generate_emoji_lvis",
+    "glyphs_of",
     "is_complete",
     "load_lvis_train_counts",
     "plan_image_counts",
