@@ -7,6 +7,7 @@
     python tools/reproduce.py run eql_t2 --scale emoji          # the same rows' methods on EmojiLVIS
     python tools/reproduce.py jobs seesaw_t1 --scheduler slurm --nodes 2 --gpus-per-node 8 --folder jobs
     python tools/reproduce.py collect output/tables --table eql_t2
+    python tools/reproduce.py collect output/tables --copy-to benchmarks/ledger     # entries alone, to be kept
     python tools/reproduce.py collect --ledger benchmarks/ledger
 
 A run that is done is not repeated, also if it was that of an equal row; a broken one goes on from its last checkpoint.
@@ -23,7 +24,7 @@ from tabulate import tabulate
 import eql_d2.modeling  # noqa: F401  (registers the ROI heads)
 from eql_d2.analysis.ledger import read_ledger
 from eql_d2.errors import UserError
-from eql_d2.reproduction.collect import collect, records, text_table
+from eql_d2.reproduction.collect import collect, copy_entries, records, text_table
 from eql_d2.reproduction.jobs import Cluster, write_jobs
 from eql_d2.reproduction.local import carry_out, dry_run, shown, weights_of
 from eql_d2.reproduction.runs import DEFAULT_OUTPUT, FINAL_WEIGHTS, SCALES, command_of, finished_runs, plan, state_of
@@ -127,6 +128,8 @@ def collect_runs(args: argparse.Namespace) -> None:
     for name in names:
         table = find_table(name)
         results, of_table = collect(table, ledger, args.scale)
+        if args.copy_to:
+            copy_entries([entry for result in results for entry in result.entries], args.copy_to)
         left_out += of_table if args.table else [s for s in of_table if "cannot be trained" not in s]
         if args.format == "json":
             told[name] = records(results, args.scale == "paper")
@@ -179,6 +182,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     collecting.set_defaults(do=collect_runs)
     collecting.add_argument("folders", nargs="*", type=Path, help="output folders of runs")
     collecting.add_argument("--ledger", nargs="+", type=Path, default=[], help="folders of committed entries")
+    collecting.add_argument("--copy-to", type=Path, metavar="FOLDER", help="keep the entries as TABLE/ROW/seed_N.json")
     collecting.add_argument("--table", nargs="+", help="default: the tables that the runs are named after")
     collecting.add_argument("--scale", choices=SCALES, default="paper")
     collecting.add_argument("--format", choices=("text", "markdown", "json"), default="text")

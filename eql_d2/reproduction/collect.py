@@ -1,14 +1,15 @@
 """Finished runs beside what the papers report: reported / reproduced / difference."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from eql_d2.analysis.ledger import Ledger, mean_and_error
+from eql_d2.analysis.ledger import Ledger, mean_and_error, read_entry
+from eql_d2.engine.ledger import write_entry
 from eql_d2.errors import UserError
 from eql_d2.reproduction.runs import Recipe, recipe_of_row
 from eql_d2.reproduction.tables import Row, Table
@@ -63,6 +64,23 @@ def collect(table: Table, ledger: Ledger, scale: str = "paper") -> tuple[list[Re
         results.append(_summary(row, entries))
     left_out += _strangers(table, ledger, scale)
     return results, left_out
+
+
+def copy_entries(entries: Iterable[dict[str, Any]], folder: Path) -> None:
+    """Keep ledger entries where their runs are not: as ``TABLE/ROW/seed_N.json`` below a folder.
+
+    Raises:
+        UserError: another run's entry is there, or it cannot be written.
+    """
+    for entry in entries:
+        path = folder / f"{entry['name']}.json"
+        if path.exists() and read_entry(path) != entry:
+            raise UserError(f"{path} is the entry of another run; move it away or name another folder.")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_entry(path, entry)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written ({error.strerror}).") from None
 
 
 def _entries_of(recipe: Recipe, ledger: Ledger) -> dict[Path, dict[str, Any]]:

@@ -2,16 +2,32 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
-from eql_d2.analysis.ledger import mean_and_error, read_ledger
+from eql_d2.analysis.ledger import mean_and_error, read_entry, read_ledger
 from eql_d2.engine.config_identity import plain_config
 from eql_d2.errors import UserError
 from eql_d2.reproduction.collect import collect, records, text_table
 from eql_d2.reproduction.runs import recipe_of_row
 from eql_d2.reproduction.tables import find_table
 from tests.ledger_entries import made_up_entry
+
+
+def test_entries_are_kept_and_never_overwritten(leave, reproduce, capsys):
+    path = leave("eql", 0, 20.0)
+    leave("eql", 1, 22.0)
+    reproduce(["collect", "runs", "--table", "mini", "--copy-to", "kept"])
+    from_runs = capsys.readouterr().out
+    assert sorted(str(p) for p in Path("kept").rglob("*.json")) == [f"kept/mini/eql/seed_{n}.json" for n in (0, 1)]
+    assert read_entry("kept/mini/eql/seed_0.json") == read_entry(path)
+    reproduce(["collect", "--ledger", "kept", "--table", "mini", "--copy-to", "kept"])  # they are the same
+    assert capsys.readouterr().out == from_runs
+    leave("eql", 0, 30.0, place="others")
+    with pytest.raises(UserError, match=r"kept/mini/eql/seed_0.json is the entry of another run"):
+        reproduce(["collect", "others", "--table", "mini", "--copy-to", "kept"])
+    assert read_entry("kept/mini/eql/seed_0.json") == read_entry(path)
 
 
 def test_mean_and_standard_error():
