@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from eql_d2.data.annotation_cache import open_annotations
 from eql_d2.data.categories import count_annotations, read_count_file
+from eql_d2.data.findings import defects_error
 from eql_d2.errors import UserError
 from eql_d2.evaluation.open_images_evaluation import summary, write_class_ap
 from eql_d2.evaluation.open_images_export import HEADER, label_of_category, prediction_row
@@ -40,9 +42,12 @@ def evaluate_open_images(
         {"bbox": metric → percent}, NaN where undefined.
 
     Raises:
-        UserError: a file is missing or broken; the sentence names the entry.
+        UserError: a file is missing, broken or defective; the sentence names the entry.
     """
     truth = OpenImagesTruth(annotations)
+    error = defects_error(annotations, open_annotations(annotations).findings, ignorable=False)
+    if error:  # without the entries that it names, the numbers would be those of another set
+        raise error
     if not truth.is_labelled:
         raise UserError(f"Annotation file {annotations} has no annotations, so that there is nothing to compare with.")
     instance_counts = _instance_counts(truth, train_annotations, category_counts)

@@ -163,6 +163,7 @@ def test_two_processes_equal_one(oi_cfg, tmp_path, monkeypatch):
 
 
 def test_results_file_by_the_tool(oi_cfg, tmp_path, capsys):
+    MetadataCatalog.get("oi_train").prepare()
     counts = dataset_counts(("oi_train",))
     metrics = evaluate("oi_val", predictions_of("oi_val", seed=7), output_dir=str(tmp_path), counts=counts)
     annotations = {name: MetadataCatalog.get(name).json_file for name in ("oi_train", "oi_val")}
@@ -178,6 +179,13 @@ def test_results_file_by_the_tool(oi_cfg, tmp_path, capsys):
         assert mine[:2] == theirs[:2]
         assert [mine[2], *mine[3]] == pytest.approx([theirs[2], *theirs[3]], abs=1e-5)
     assert (tmp_path / "classes" / "per_class_ap_bbox.csv").exists()
+    content = orjson.loads(Path(annotations["oi_val"]).read_bytes())
+    content["annotations"][0]["bbox"][2] = -4
+    arguments[1] = str(tmp_path / "defective.json")
+    Path(arguments[1]).write_bytes(orjson.dumps(content))
+    with pytest.raises(UserError, match=r"defective.json: .* tools/check_dataset.py lists them all\.$"):
+        evaluate_tool.main([*arguments, "--rules", "openimages"])
+    arguments[1] = annotations["oi_val"]
     with pytest.raises(UserError, match="goes with --rules openimages"):
         evaluate_tool.main([*arguments, *export])
     with pytest.raises(UserError, match="is about AP50 of boxes"):
