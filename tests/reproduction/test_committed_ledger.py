@@ -1,0 +1,39 @@
+"""The committed runs: whole, of today's configs, and the README's table is what they give."""
+
+import pytest
+
+from eql_d2.analysis.ledger import read_ledger
+from eql_d2.reproduction.collect import collect, text_table
+from eql_d2.reproduction.tables import find_table
+from tests.conftest import ROOT
+
+TABLE = "emoji_benchmark"
+
+
+@pytest.fixture(scope="module")
+def ledger():
+    return read_ledger([ROOT / "benchmarks" / "ledger"])
+
+
+def test_entries_lie_under_their_names_and_are_of_committed_sources(ledger):
+    assert ledger.entries and not ledger.skipped
+    for path, entry in ledger.entries.items():
+        assert path == ROOT / "benchmarks" / "ledger" / f"{entry['name']}.json"
+        assert entry["git"]["revision"] and not entry["git"]["dirty"]
+
+
+def test_readme_has_the_table_of_the_ledger(ledger, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    table = find_table(TABLE)
+    results, left_out = collect(table, ledger)
+    assert left_out == []
+    assert {len(result.entries) for result in results} == {len(table.seeds)}
+    assert text_table(results, "github") in (ROOT / "README.md").read_text()
+
+
+def test_all_rows_differ_in_their_method_alone(ledger):
+    """One data set, one machine, one set of versions, and as many iterations but for the second stage."""
+    of_table = [entry for entry in ledger.entries.values() if entry["name"].startswith(f"{TABLE}/")]
+    for key in ("datasets", "versions", "hardware"):
+        assert all(entry[key] == of_table[0][key] for entry in of_table), key
+    assert {entry["iterations"] for entry in of_table} == {1200, 300}
