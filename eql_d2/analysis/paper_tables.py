@@ -34,9 +34,13 @@ def table_section(table: Table, ledger: Ledger, scale: str = "paper") -> str:
     results, left_out = collect(table, ledger, scale)
     by_row = {result.row.id: result for result in results}
     metrics = _metrics(table, results)
-    rows = [_cells(row, by_row.get(row.id), metrics, scale) for row in table.rows]
-    headers = ["method", *(title for _ in metrics for title in ("reported", "here", "diff.")), "seeds", "source"]
-    groups = [("", 1), *((metric, 3) for metric in metrics), ("", 2)]
+    if any(row.reported for row in table.rows):
+        rows = [_cells(row, by_row.get(row.id), metrics, scale) for row in table.rows]
+        headers = ["method", *(title for _ in metrics for title in ("reported", "here", "diff.")), "seeds", "source"]
+        groups = [("", 1), *((metric, 3) for metric in metrics), ("", 2)]
+    else:
+        rows = [_own_cells(row, by_row.get(row.id), metrics) for row in table.rows]
+        headers, groups = ["method", *metrics, "minutes", "memory, MB", "seeds"], []
     notes = [f"Task: {_task_name(table)}.", *table.notes]
     if scale == "emoji":
         notes.insert(0, "Trained on EmojiLVIS: no difference to what is reported on another dataset means anything.")
@@ -71,6 +75,16 @@ def _cells(row: Row, result: Reproduced | None, metrics: Iterable[str], scale: s
     seeds = len(result.entries) if result else 0
     source = "; ".join(filter(None, (row.source, row.note, reason)))
     return [*cells, Cell(str(seeds) if seeds else "–", seeds or None), source]
+
+
+def _own_cells(row: Row, result: Reproduced | None, metrics: Iterable[str]) -> list[AnyCell]:
+    """A row of a table that nothing was reported for."""
+    nothing = (math.nan, math.nan, 0)
+    found = [(result.metrics if result else {}).get(name, nothing) for name in metrics]
+    minutes, memory = (result.minutes, result.memory) if result else (nothing, nothing)
+    seeds = len(result.entries) if result else 0
+    cells = [_mean_cell(mean, error) for mean, error, _ in (*found, minutes)]
+    return [Title(row.method, row.id), *cells, number_cell(memory[0], digits=0), Cell(str(seeds or "–"), seeds or None)]
 
 
 def _mean_cell(mean: float, error: float) -> Cell:

@@ -2,7 +2,7 @@
 
 import html
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -16,7 +16,10 @@ from eql_d2.analysis.runs import Run, Values
 from eql_d2.errors import UserError
 
 PAPER_LAMBDA = 0.00177
-_LINE = "Dots are classes (left out where they are too many), the line their moving median."
+_LINE = (
+    "Dots are classes (left out where they are too many), the line their moving median; runs that differ by the "
+    "seed are averaged."
+)
 
 
 class RunFigure(NamedTuple):
@@ -96,8 +99,9 @@ def losses(runs: Sequence[Run], part: str) -> RunFigure:
             found.setdefault((run.row, tuple(curve["iteration"])), []).append(table.sum(axis=0))
         except UserError as error:
             left_out.append(f"{run.name}: {error}")
+    labels = _labels(row for row, _ in found)
     series = [
-        Series(_of_seeds(row, len(curves)), np.array(iterations), np.mean(curves, axis=0))
+        Series(_of_seeds(labels[row], len(curves)), np.array(iterations), np.mean(curves, axis=0))
         for (row, iterations), curves in found.items()
     ]
     what = {"total_loss": "Total loss", "loss_cls": "Classification loss"}[part]
@@ -198,18 +202,25 @@ def _of_classes(
     classes = first.classes
     groups = "".join(record["frequency"] for record in classes)
     x = np.array([record["image_count"] for record in classes]) if against_count else np.arange(len(classes))
-    columns = []
+    columns, labels = [], _labels(row for row, _ in found)
     for (row, part), of_seeds in found.items():
         table = np.array([[of.get(record["id"], math.nan) for record in classes] for of in of_seeds])
-        label = _of_seeds(row, len(of_seeds))
+        label = _of_seeds(labels[row], len(of_seeds))
         columns.append((f"{label}, {part}" if part else label, _mean_known(table)))
     series = [Series(label, x.astype(np.float64), values) for label, values in columns]
     means = [(label, [_mean(values, groups, letter) for letter in GROUP_NAMES]) for label, values in columns]
     return RunFigure(title, caption, partial(draw, series=series, groups=groups), means, left_out)
 
 
-def _of_seeds(row: str, number: int) -> str:
-    return f"{row} (mean of {number} seeds)" if number > 1 else row
+def _labels(rows: Iterable[str]) -> dict[str, str]:
+    """Names without the folder, where all of several are in one."""
+    names = list(dict.fromkeys(rows))
+    in_one = len(names) > 1 and len({name.rpartition("/")[0] for name in names}) == 1
+    return {name: name.rpartition("/")[2] if in_one else name for name in names}
+
+
+def _of_seeds(label: str, number: int) -> str:
+    return f"{label}, {number} seeds" if number > 1 else label
 
 
 def _mean_known(table: np.ndarray) -> np.ndarray:

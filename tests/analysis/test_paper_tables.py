@@ -67,6 +67,28 @@ def test_another_dataset_has_no_difference(ledger, monkeypatch):
     assert "no difference to what is reported on another dataset" in section
 
 
+def test_a_table_that_nothing_was_reported_for_has_no_such_columns(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    recipe = recipe_of_row(find_table("emoji_benchmark").by_id["seesaw"])
+    for seed, ap in enumerate([20.0, 22.0]):
+        entry = made_up_entry(
+            name=f"emoji_benchmark/seesaw/seed_{seed}",
+            seed=seed,
+            config=plain_config(recipe.cfg),
+            first_stage=recipe.first.hash,
+            metrics={"emoji_lvis_demo_val": {"segm": {"AP": ap}}},
+            seconds={"training": 120.0, "evaluation": 1.0},
+            peak_memory_mb={"host": 800.4, "gpu": None},
+        )
+        (tmp_path / f"{seed}").mkdir()
+        (tmp_path / f"{seed}" / "ledger.json").write_text(json.dumps(entry))
+    (section,) = tables_of([tmp_path])
+    headers, *rows = [row for row in PageReader(section).rows if row]
+    assert headers == ["method", "AP", "APr", "APc", "APf", "minutes", "memory, MB", "seeds"]
+    assert ["Seesaw Lossseesaw", "21.0 ± 1.0", "–", "–", "–", "2.0 ± 0.0", "800", "2"] in rows
+    assert len(rows) == len(find_table("emoji_benchmark").rows)
+
+
 def test_tables_by_name(ledger):
     eql, seesaw = tables_of([ledger], ["eql_readme", "seesaw_t1"])
     assert "(eql_readme)" in eql and "(seesaw_t1)" in seesaw

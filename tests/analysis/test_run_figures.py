@@ -69,13 +69,13 @@ def test_runs_that_differ_by_the_seed_are_one_line(dataset):
         entry["class_ap"] = {DATASET: {"bbox": column}}
         entry["curve"] = {"iteration": [19, 39], "total_loss": [2.0 + seed, 1.0]}
         entries.append(Run(entry["name"], None, entry))
-    other = Run("table/row/seed_0_again", None, {**entries[0].entry, "name": "table/row/seed_0_again"})
+    other = Run("table/another", None, {**entries[0].entry, "name": "table/another"})
     figure = FIGURES["ap-box"]([*entries, other])
     assert figure.group_means == [
-        ("table/row (mean of 2 seeds)", [10.0, 25.0, 35.0]),
-        ("table/row/seed_0_again", [10.0, 20.0, 30.0]),
+        ("row, 2 seeds", [10.0, 25.0, 35.0]),
+        ("another", [10.0, 20.0, 30.0]),
     ]
-    _, losses = drawn_lines(FIGURES["loss"](entries))["table/row (mean of 2 seeds)"]
+    _, losses = drawn_lines(FIGURES["loss"](entries))["table/row, 2 seeds"]
     assert losses.tolist() == [4.5, 1.0]
 
 
