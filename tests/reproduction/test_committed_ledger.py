@@ -15,10 +15,12 @@ def ledger():
     return read_ledger([ROOT / "benchmarks" / "ledger"])
 
 
-def test_entries_lie_under_their_names_and_are_of_committed_sources(ledger):
+@pytest.mark.parametrize("folder", ["ledger", "ledger_emoji"])
+def test_entries_lie_under_their_names_and_are_of_committed_sources(folder):
+    ledger = read_ledger([ROOT / "benchmarks" / folder])
     assert ledger.entries and not ledger.skipped
     for path, entry in ledger.entries.items():
-        assert path == ROOT / "benchmarks" / "ledger" / f"{entry['name']}.json"
+        assert path == ROOT / "benchmarks" / folder / f"{entry['name']}.json"
         assert entry["git"]["revision"] and not entry["git"]["dirty"]
 
 
