@@ -38,10 +38,10 @@ def test_a_stopped_tool_stops_its_run(mini_root, number, num_processes):
     output = mini_root / "out"
     command = [sys.executable, str(ROOT / "tools" / "reproduce.py"), "run", "mini/eql", "--seeds", "0"]
     command += ["--output", str(output), "--num-gpus", str(num_processes)]
-    command += ["--opts", "SOLVER.MAX_ITER", "100000", "SOLVER.CHECKPOINT_PERIOD", "1"]
+    command += ["--opts", "SOLVER.MAX_ITER", "100000", "SOLVER.CHECKPOINT_PERIOD", "100000"]  # checkpoints fill disks
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ)) as process:
-        folder = output / "mini" / "eql" / "seed_0"
-        wait_until(lambda: (folder / "last_checkpoint").exists())
+        console = output / "mini" / "eql" / "seed_0" / "console.log"
+        wait_until(lambda: console.exists() and "Starting training from iteration" in console.read_text())
         process.send_signal(number)
         _, told = process.communicate(timeout=60)
     assert process.returncode == 1
