@@ -12,20 +12,19 @@ import pytest
 from tests.conftest import ROOT
 
 
-def commands_naming(folder):
-    """Command lines of this machine's processes that name a folder."""
+def others_working_in(folder):
+    """Ids of this machine's other processes whose current folder it is: the tool, its run, and what that started."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for path in Path("/proc").glob("[0-9]*/cwd"):
         try:
-            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if path.readlink() == folder and int(path.parent.name) != os.getpid():
+                found.append(int(path.parent.name))
         except OSError:  # it has ended
             continue
-        if str(folder) in command:
-            found.append(command)
     return found
 
 
-def wait_until(holds, seconds=60):
+def wait_until(holds, seconds=180):
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end
@@ -42,8 +41,9 @@ def test_a_stopped_tool_stops_its_run(mini_root, number, num_processes):
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ)) as process:
         console = output / "mini" / "eql" / "seed_0" / "console.log"
         wait_until(lambda: console.exists() and "Starting training from iteration" in console.read_text())
+        assert len(others_working_in(mini_root)) >= 2 * num_processes
         process.send_signal(number)
         _, told = process.communicate(timeout=60)
     assert process.returncode == 1
     assert told.strip().endswith("stopped; the same command goes on from the last checkpoint")
-    wait_until(lambda: not commands_naming(output), 10)
+    wait_until(lambda: not others_working_in(mini_root), 10)
