@@ -38,12 +38,20 @@ def test_a_stopped_tool_stops_its_run(mini_root, number, num_processes):
     command = [sys.executable, str(ROOT / "tools" / "reproduce.py"), "run", "mini/eql", "--seeds", "0"]
     command += ["--output", str(output), "--num-gpus", str(num_processes)]
     command += ["--opts", "SOLVER.MAX_ITER", "100000", "SOLVER.CHECKPOINT_PERIOD", "100000"]  # checkpoints fill disks
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ)) as process:
+    # Where the tests run in the background, SIGINT is ignored, and would be by the tool.
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )
+    try:
         console = output / "mini" / "eql" / "seed_0" / "console.log"
         wait_until(lambda: console.exists() and "Starting training from iteration" in console.read_text())
         assert len(others_working_in(mini_root)) >= 2 * num_processes
         process.send_signal(number)
         _, told = process.communicate(timeout=60)
+    except BaseException:
+        for number_of_process in others_working_in(mini_root):
+            os.kill(number_of_process, signal.SIGKILL)
+        raise
     assert process.returncode == 1
     assert told.strip().endswith("stopped; the same command goes on from the last checkpoint")
     wait_until(lambda: not others_working_in(mini_root), 10)
