@@ -216,7 +216,7 @@ def test_image_level_labels_are_an_ablation(path):
 ROW_METHODS = {
     "Softmax CE": "softmax",
     "Softmax CE baseline": "softmax",
-    "CE (no MF, CF, NLA)": "softmax",
+    "CE without objectness branch": "softmax",
     "RFS": "softmax",
     "Sigmoid BCE baseline": "sigmoid",
     # What the config of EQLv2's code for its baseline trains is softmax cross-entropy.
