@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from eql_d2.classification.trainer import CLASSIFICATION, ClassifierTrainer
+from eql_d2.classification.classifier_trainer import CLASSIFICATION, ClassifierTrainer
 from eql_d2.engine import load_config
 from eql_d2.engine.auto_values import resolve_auto_values
 

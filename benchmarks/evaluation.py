@@ -117,10 +117,10 @@ def made_up_results(image: dict[str, Any], annotations: list[dict[str, Any]], ma
 
 def evaluate(path: str, engine: str, tasks: tuple[str, ...]) -> dict[str, Any]:
     """Seconds of taking in and computing, by the clock and of the processor, and all metrics in percent."""
-    from eql_d2.data.annotation_cache import open_annotations
-    from eql_d2.data.lvis_format import annotation_content
-    from eql_d2.evaluation.evaluation import Evaluation
-    from eql_d2.evaluation.ground_truth import GroundTruth
+    from eql_d2.data.annotations.cache import open_annotations
+    from eql_d2.data.annotations.lvis_format import annotation_content
+    from eql_d2.evaluation.metrics.evaluation import Evaluation
+    from eql_d2.evaluation.metrics.ground_truth import GroundTruth
 
     ground_truth = GroundTruth(annotation_content(open_annotations(path)), path)
     evaluation = Evaluation(ground_truth, tasks, engine)
@@ -148,7 +148,7 @@ def one_process(path: str, engine: str, tasks: tuple[str, ...]) -> None:
     import logging
 
     import eql_d2.evaluation
-    import eql_d2.evaluation.references  # noqa: F401
+    import eql_d2.evaluation.metrics.references  # noqa: F401
 
     logging.disable(logging.WARNING)
     before = current_megabytes()

@@ -15,7 +15,7 @@ import torch
 from detectron2.utils.events import EventStorage
 from tqdm import tqdm
 
-from eql_d2.data.mapper import LongTailMapper
+from eql_d2.data.training.mapper import LongTailMapper
 from eql_d2.engine import LongTailTrainer, load_config
 from eql_d2.modeling import LongTailPredictor
 

@@ -85,7 +85,7 @@ def load(kind: str, path: str):
         from detectron2.data.datasets.lvis import load_lvis_json
 
         return lambda: load_lvis_json(path, os.path.join(os.path.dirname(path), ""))
-    from eql_d2.data.lvis_format import load_lvis_format
+    from eql_d2.data.annotations.lvis_format import load_lvis_format
 
     return lambda: load_lvis_format(path, os.path.dirname(path))
 

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from tabulate import tabulate
 from torch import Tensor
 
+from eql_d2.long_tail import LVIS_COUNT_FILES
 from eql_d2.losses import (
     BalancedGroupSoftmax,
     ClassBalancedLoss,
@@ -36,7 +37,7 @@ from eql_d2.losses import (
 )
 
 BASELINE = "F.cross_entropy"
-COUNT_FILE = Path(__file__).parents[1] / "datasets" / "metadata" / "lvis_v1_train_category_counts.json"
+COUNT_FILE = LVIS_COUNT_FILES["lvis_v1"]
 
 
 class PlainCrossEntropy(SoftmaxCrossEntropy):

@@ -19,10 +19,9 @@ import torch
 from detectron2.data import samplers as detectron2_samplers
 from tabulate import tabulate
 
-from eql_d2.data.categories import CategoryCounts
-from eql_d2.data.image_classes import ImageClasses
-from eql_d2.data.sampler_report import classes_shown
-from eql_d2.data.samplers import (
+from eql_d2.data.training.image_classes import ImageClasses
+from eql_d2.data.training.sampler_report import classes_shown
+from eql_d2.data.training.samplers import (
     ClassAwareTrainingSampler,
     ClassBalancedTrainingSampler,
     MixtureTrainingSampler,
@@ -30,6 +29,7 @@ from eql_d2.data.samplers import (
     TrainingSampler,
     category_repeat_factors,
 )
+from eql_d2.long_tail import CategoryCounts
 
 NUM_CLASSES = 1203
 THRESHOLD = 0.001

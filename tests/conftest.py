@@ -7,9 +7,8 @@ import pytest
 import torch
 
 import eql_d2.modeling  # noqa: F401  (registers the ROI heads)
-from eql_d2.data.custom_datasets import register_custom_datasets
-from eql_d2.data.datasets import set_class_metadata
 from eql_d2.data.emoji_lvis import EmojiLVISSpec, generate_emoji_lvis
+from eql_d2.data.registration import register_custom_datasets, set_class_metadata
 from eql_d2.engine import LongTailTrainer, load_config
 
 ROOT = Path(__file__).resolve().parents[1]

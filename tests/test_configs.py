@@ -7,7 +7,7 @@ import pytest
 import yaml
 from detectron2.modeling import build_model
 
-from eql_d2.data.categories import category_counts
+from eql_d2.data.category_counts import category_counts
 from eql_d2.data.emoji_lvis import PRESETS, plan_split
 from eql_d2.engine import load_config
 from eql_d2.losses import EqualizationLoss

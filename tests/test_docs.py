@@ -20,7 +20,7 @@ from detectron2.engine import DefaultTrainer
 import eql_d2.losses
 from eql_d2.config import get_eql_d2_config
 from eql_d2.engine import load_config
-from eql_d2.reproduction.runs import plan
+from eql_d2.reproduction.planned_runs import plan
 from eql_d2.reproduction.tables import find_rows
 from tests.conftest import ROOT
 from tests.docs_pages import PAGES, code_blocks, prose, tables

@@ -7,13 +7,14 @@ import orjson
 import pytest
 import torch
 
-from eql_d2.data.categories import CategoryCounts, category_counts
-from eql_d2.data.custom_datasets import register_custom_datasets
+from eql_d2.data.category_counts import category_counts
+from eql_d2.data.registration import register_custom_datasets
 from eql_d2.engine import LongTailTrainer
-from eql_d2.engine.ledger import plain_config
+from eql_d2.engine.ledger.writing import plain_config
 from eql_d2.engine.scaling import scale_to_processes
 from eql_d2.errors import UserError
 from eql_d2.evaluation.evaluate_files import evaluate_files
+from eql_d2.long_tail import CategoryCounts
 from eql_d2.losses import (
     EqualizationLossV2,
     FocalLoss,
@@ -22,7 +23,7 @@ from eql_d2.losses import (
     SoftmaxCrossEntropy,
     SoftmaxEqualizationLoss,
 )
-from eql_d2.reproduction.runs import recipe_of_row
+from eql_d2.reproduction.planned_runs import recipe_of_row
 from eql_d2.reproduction.tables import find_rows
 from tests.conftest import ROOT
 from tests.docs_pages import tables

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from eql_d2.analysis.tables import read_final_metrics
+from eql_d2.analysis.final_metrics import read_final_metrics
 from tests.conftest import ROOT
 from tests.docs_pages import code_blocks
 

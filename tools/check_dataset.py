@@ -32,7 +32,7 @@ from tabulate import tabulate
 
 from eql_d2.analysis.dataset_report import dataset_page, scope, verdict
 from eql_d2.config import get_eql_d2_config
-from eql_d2.data.dataset_checks.doctor import DatasetCheck, examine_dataset
+from eql_d2.data.checks.doctor import DatasetCheck, examine_dataset
 from eql_d2.errors import UserError
 
 NOT_CHECKED = 2

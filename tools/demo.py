@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 
-from eql_d2.analysis.pictures import save_detection_pictures
-from eql_d2.analysis.tables import comparison_table, read_final_metrics
-from eql_d2.data.datasets import datasets_root
+from eql_d2.analysis.final_metrics import comparison_table, read_final_metrics
 from eql_d2.data.emoji_lvis import PRESETS, generate_emoji_lvis
+from eql_d2.data.registration import datasets_root
+from eql_d2.drawing.detection_sheet import save_detection_pictures
 from eql_d2.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]

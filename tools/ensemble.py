@@ -12,8 +12,8 @@ import logging
 import sys
 
 from eql_d2.errors import UserError
-from eql_d2.evaluation.ensemble import merge_results, read_images_and_categories
-from eql_d2.evaluation.ensemble_rules import Rules, make_members, parse_factors
+from eql_d2.evaluation.results.ensemble import merge_results, read_images_and_categories
+from eql_d2.evaluation.results.ensemble_rules import Rules, make_members, parse_factors
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -18,7 +18,7 @@ from tabulate import tabulate
 
 from eql_d2.errors import UserError
 from eql_d2.evaluation.evaluate_files import evaluate_files
-from eql_d2.evaluation.open_images_files import evaluate_open_images
+from eql_d2.evaluation.open_images.files import evaluate_open_images
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

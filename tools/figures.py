@@ -19,8 +19,8 @@ import sys
 from pathlib import Path
 
 from eql_d2.analysis.charts import save_figure
+from eql_d2.analysis.finished_runs import find_runs
 from eql_d2.analysis.run_figures import FIGURES
-from eql_d2.analysis.runs import find_runs
 from eql_d2.errors import UserError
 
 

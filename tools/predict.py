@@ -16,11 +16,11 @@ import re
 import sys
 from pathlib import Path
 
-from eql_d2.data.lvis_format import image_ids_by_path
-from eql_d2.data.prediction_inputs import IMAGE_SUFFIXES, VIDEO_SUFFIXES, find_inputs
-from eql_d2.engine.prediction_job import PredictionJob, prepare_output
-from eql_d2.engine.predictor import Predictor
+from eql_d2.data.annotations.lvis_format import image_ids_by_path
 from eql_d2.errors import UserError
+from eql_d2.prediction.inputs import IMAGE_SUFFIXES, VIDEO_SUFFIXES, find_inputs
+from eql_d2.prediction.job import PredictionJob, prepare_output
+from eql_d2.prediction.predictor import Predictor
 
 SKIPPED = 3
 

@@ -18,10 +18,10 @@ import logging
 import sys
 from pathlib import Path
 
-from eql_d2.analysis.paper_tables import tables_of
+from eql_d2.analysis.finished_runs import find_runs
 from eql_d2.analysis.run_report import report_page
-from eql_d2.analysis.runs import find_runs
 from eql_d2.errors import UserError
+from eql_d2.reproduction.table_report import tables_of
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -22,12 +22,20 @@ from pathlib import Path
 from tabulate import tabulate
 
 import eql_d2.modeling  # noqa: F401  (registers the ROI heads)
-from eql_d2.analysis.ledger import read_ledger
+from eql_d2.engine.ledger.reading import read_ledger
 from eql_d2.errors import UserError
 from eql_d2.reproduction.collect import collect, copy_entries, records, text_table
 from eql_d2.reproduction.jobs import Cluster, write_jobs
 from eql_d2.reproduction.local import carry_out, dry_run, shown, weights_of
-from eql_d2.reproduction.runs import DEFAULT_OUTPUT, FINAL_WEIGHTS, SCALES, command_of, finished_runs, plan, state_of
+from eql_d2.reproduction.planned_runs import (
+    DEFAULT_OUTPUT,
+    FINAL_WEIGHTS,
+    SCALES,
+    command_of,
+    finished_runs,
+    plan,
+    state_of,
+)
 from eql_d2.reproduction.tables import find_rows, find_table, table_names
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from detectron2.data import MetadataCatalog
 from PIL import Image
 
-from eql_d2.analysis.samples import samples_sheet
-from eql_d2.data.custom_datasets import register_custom_datasets
-from eql_d2.data.datasets import check_dataset, set_class_metadata
-from eql_d2.data.loader import build_train_loader
+from eql_d2.data.checks.before_start import check_dataset
+from eql_d2.data.registration import register_custom_datasets, set_class_metadata
+from eql_d2.data.training.loader import build_train_loader
+from eql_d2.drawing.training_sheet import samples_sheet
 from eql_d2.engine import load_config
 from eql_d2.engine.auto_values import resolve_auto_values
 from eql_d2.engine.setup import import_modules

@@ -7,7 +7,7 @@ processes on the CPU. Under torchrun or srun it joins the processes they started
 
 import argparse
 
-from eql_d2.classification.trainer import CLASSIFICATION, ClassifierTrainer
+from eql_d2.classification.classifier_trainer import CLASSIFICATION, ClassifierTrainer
 from eql_d2.engine import default_argument_parser, run_tool, setup
 
 

@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
 
-from eql_d2.analysis.drawing import box_iou
-from eql_d2.analysis.runs import Run, Values
-from eql_d2.data.annotation_cache import open_annotations
-from eql_d2.data.custom_datasets import register_custom_datasets
-from eql_d2.data.lvis_format import annotation_content
+from eql_d2.analysis.finished_runs import Run, Values
+from eql_d2.data.annotations.cache import open_annotations
+from eql_d2.data.annotations.lvis_format import annotation_content
+from eql_d2.data.registration import register_custom_datasets
+from eql_d2.drawing.instances import box_iou
 from eql_d2.engine.description import read_description, register_classes
 from eql_d2.errors import UserError
-from eql_d2.evaluation.ground_truth import GroundTruth
-from eql_d2.evaluation.results_file import ResultsFile
+from eql_d2.evaluation.metrics.ground_truth import GroundTruth
+from eql_d2.evaluation.results.results_file import ResultsFile
 from eql_d2.modeling.box_predictor import BOX_PREDICTOR_REGISTRY, build_loss
 
 MIN_IOU = 0.5

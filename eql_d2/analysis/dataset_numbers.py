@@ -7,9 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from eql_d2.data.categories import CategoryCounts
-from eql_d2.data.emoji_lvis.long_tail import COMMON_MAX, RARE_MAX
-from eql_d2.losses import lambda_for_tail_ratio, tail_ratio
+from eql_d2.long_tail import CategoryCounts, lambda_for_tail_ratio, tail_ratio
 
 PAPER_TAIL_RATIO = 0.0908
 # λ that the methods' authors used, and where.
@@ -68,8 +66,8 @@ def tail_rows(counts: CategoryCounts) -> list[TailRow]:
     image_counts = torch.tensor(counts.image_counts)
     own = lambda_for_tail_ratio(PAPER_TAIL_RATIO, image_counts, counts.num_images)
     candidates = [(value, origin, True) for value, _, origin in PAPER_LAMBDAS] + [
-        ((RARE_MAX + 0.5) / counts.num_images, "rare classes of this dataset", False),
-        ((COMMON_MAX + 0.5) / counts.num_images, "rare + common classes of this dataset", False),
+        ((counts.thresholds.rare_max + 0.5) / counts.num_images, "rare classes of this dataset", False),
+        ((counts.thresholds.common_max + 0.5) / counts.num_images, "rare + common classes of this dataset", False),
         (own, f"tail ratio of at least {PAPER_TAIL_RATIO:.1%}, as in EQL on LVIS v0.5", False),
     ]
     return [

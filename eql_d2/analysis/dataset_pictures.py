@@ -7,8 +7,7 @@ from matplotlib.axes import Axes
 
 from eql_d2.analysis.charts import Palette, page_figure, plain_number
 from eql_d2.analysis.dataset_numbers import PAPER_LAMBDAS, by_frequency, tail_curve
-from eql_d2.data.categories import CategoryCounts
-from eql_d2.data.emoji_lvis.long_tail import COMMON_MAX, RARE_MAX
+from eql_d2.long_tail import LVIS_THRESHOLDS, CategoryCounts, FrequencyThresholds
 
 GROUP_NAMES = {"r": "rare", "c": "common", "f": "frequent"}
 
@@ -20,16 +19,20 @@ def long_tail_picture(counts: CategoryCounts) -> str:
     return page_figure(lambda axes, palette: draw_long_tail(axes, palette, ranked), label)
 
 
-def draw_long_tail(axes: Axes, palette: Palette, ranked: Sequence[int]) -> None:
+def draw_long_tail(
+    axes: Axes, palette: Palette, ranked: Sequence[int], thresholds: FrequencyThresholds = LVIS_THRESHOLDS
+) -> None:
     """Draw the long tail.
 
     Args:
         axes: to draw on.
         palette: its colours.
         ranked: number of images of each class that has any, the most frequent first.
+        thresholds: of the frequency groups.
     """
     top = max(max(ranked) * 1.5, 15)
-    for letter, low, high in (("r", 0.7, RARE_MAX), ("c", RARE_MAX, COMMON_MAX), ("f", COMMON_MAX, top)):
+    rare, common = thresholds.rare_max, thresholds.common_max
+    for letter, low, high in (("r", 0.7, rare), ("c", rare, common), ("f", common, top)):
         if low >= top:
             continue
         axes.axhspan(low, min(high, top), color=palette.groups[letter], alpha=0.16, linewidth=0)
@@ -46,7 +49,7 @@ def draw_long_tail(axes: Axes, palette: Palette, ranked: Sequence[int]) -> None:
 def tail_ratio_picture(counts: CategoryCounts) -> str:
     """TR(λ) in percent, with the papers' λ and the one that parts rare and common from frequent; an <svg> element."""
     frequencies, ratios = tail_curve(counts)
-    own = (COMMON_MAX + 0.5) / counts.num_images
+    own = (counts.thresholds.common_max + 0.5) / counts.num_images
     low = min(frequencies[0], PAPER_LAMBDAS[0][0]) / 1.6
     high = max(frequencies[-1], PAPER_LAMBDAS[-1][0]) * 1.6
 

@@ -9,8 +9,8 @@ from typing import Any
 from eql_d2.analysis.dataset_numbers import by_frequency, instance_bins, tail_rows
 from eql_d2.analysis.dataset_pictures import long_tail_picture, tail_ratio_picture
 from eql_d2.analysis.page import html_page, html_table
-from eql_d2.data.categories import CategoryCounts
-from eql_d2.data.dataset_checks.doctor import CheckedSet, DatasetCheck
+from eql_d2.data.checks.doctor import CheckedSet, DatasetCheck
+from eql_d2.long_tail import CategoryCounts
 
 _SHOWN = 15
 
@@ -19,7 +19,7 @@ def dataset_page(check: DatasetCheck, bin_edges: Sequence[int] = (10, 100, 1000)
     """The page of a check, as HTML.
 
     Args:
-        check: what :func:`eql_d2.data.dataset_checks.doctor.examine_dataset` found.
+        check: what :func:`eql_d2.data.checks.doctor.examine_dataset` found.
         bin_edges: numbers of instances that part the classes into BAGS's bins.
     """
     train = check.sets[0]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eql_d2.analysis.drawing import box_iou, shared_areas
+from eql_d2.drawing.instances import box_iou, shared_areas
 
 MIN_IOU = 0.5
 

@@ -14,12 +14,12 @@ from PIL import Image
 
 from eql_d2.analysis.class_values import corners, open_results, test_files
 from eql_d2.analysis.detection_errors import KINDS, Judgement, judge_detections
-from eql_d2.analysis.drawing import draw_instances
-from eql_d2.analysis.runs import Run
-from eql_d2.data.annotation_cache import open_annotations
-from eql_d2.data.annotation_rules import relative_path
+from eql_d2.analysis.finished_runs import Run
+from eql_d2.data.annotations.cache import open_annotations
+from eql_d2.data.annotations.rules import relative_path
+from eql_d2.drawing.instances import draw_instances
 from eql_d2.errors import UserError
-from eql_d2.evaluation.ground_truth import GroundTruth
+from eql_d2.evaluation.metrics.ground_truth import GroundTruth
 
 MISSED = "missed"
 # RGB; a mark before the label tells what a colour does to those who see it.

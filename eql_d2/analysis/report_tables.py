@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from eql_d2.analysis.runs import Run
+from eql_d2.analysis.finished_runs import Run
 from eql_d2.errors import UserError
 
 RUN_METRICS = ("AP", "AP50", "APr", "APc", "APf")

@@ -11,8 +11,8 @@ import numpy as np
 from eql_d2.analysis.charts import Draw
 from eql_d2.analysis.class_values import MIN_IOU, positive_scores, weight_norms
 from eql_d2.analysis.dataset_pictures import GROUP_NAMES, draw_long_tail
+from eql_d2.analysis.finished_runs import Run, Values
 from eql_d2.analysis.run_charts import Series, draw_by_count, draw_by_rank, draw_losses, draw_thresholds
-from eql_d2.analysis.runs import Run, Values
 from eql_d2.errors import UserError
 
 PAPER_LAMBDA = 0.00177

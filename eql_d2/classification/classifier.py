@@ -9,7 +9,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from eql_d2.classification.backbones import globally_pooled
-from eql_d2.data.categories import category_counts
+from eql_d2.data.category_counts import category_counts
 from eql_d2.errors import UserError
 from eql_d2.losses import CLASSIFICATION_LOSSES, ClassificationLoss, build_classification_loss
 from eql_d2.modeling.calibration import Calibration

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from eql_d2.data.categories import CategoryCounts
 from eql_d2.errors import UserError
+from eql_d2.long_tail import CategoryCounts
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,7 +29,7 @@ from eql_d2.conversion.settings import (
     needed_settings,
 )
 from eql_d2.conversion.source_file import SourceFile, read_source_file
-from eql_d2.data.custom_datasets import register_custom_datasets
+from eql_d2.data.registration import register_custom_datasets
 from eql_d2.engine.auto_values import resolve_auto_values
 from eql_d2.engine.description import describe_run
 from eql_d2.errors import UserError

@@ -12,7 +12,7 @@ from eql_d2.conversion.layouts import SOURCES, Source
 from eql_d2.conversion.reference import SourceModel
 from eql_d2.conversion.settings import delta_stds, needed_settings
 from eql_d2.conversion.source_file import SourceFile
-from eql_d2.data.categories import category_counts
+from eql_d2.data.category_counts import category_counts
 from eql_d2.errors import UserError
 
 TOLERANCE = 1e-5

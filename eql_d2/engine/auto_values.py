@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 
-from eql_d2.data.categories import CategoryCounts, category_counts
+from eql_d2.data.category_counts import category_counts
 from eql_d2.errors import UserError
-from eql_d2.losses import lambda_for_tail_ratio, quantile_bin_edges, tail_ratio
+from eql_d2.long_tail import CategoryCounts, lambda_for_tail_ratio, quantile_bin_edges, tail_ratio
 
 
 def _tail_threshold(cfg: CfgNode, counts: CategoryCounts) -> float:

@@ -10,7 +10,8 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import Tensor
 
-from eql_d2.data.categories import CategoryCounts, category_counts
+from eql_d2.data.category_counts import category_counts
+from eql_d2.long_tail import CategoryCounts
 from eql_d2.losses.distributed import sum_over_processes
 from eql_d2.losses.stateful import StatefulLoss
 from eql_d2.modeling import LongTailPredictor

@@ -11,9 +11,10 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
-from eql_d2.data.categories import CategoryCounts, category_counts, num_classes_of_model, read_count_file
-from eql_d2.data.datasets import set_class_metadata
+from eql_d2.data.category_counts import category_counts, num_classes_of_model
+from eql_d2.data.registration import set_class_metadata
 from eql_d2.errors import UserError
+from eql_d2.long_tail import CategoryCounts, read_count_file
 
 KEYS = ("config", "classes")
 

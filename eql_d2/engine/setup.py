@@ -20,9 +20,9 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from eql_d2.config import get_eql_d2_config
-from eql_d2.data.custom_datasets import register_custom_datasets
-from eql_d2.data.datasets import check_dataset, set_class_metadata
+import eql_d2.config  # as a module: it imports engine/config.py, and thereby this package
+from eql_d2.data.checks.before_start import check_dataset
+from eql_d2.data.registration import register_custom_datasets, set_class_metadata
 from eql_d2.engine.auto_values import auto_allowed, resolve_auto_values
 from eql_d2.engine.checkpoint import check_run_folder
 from eql_d2.errors import UserError
@@ -41,7 +41,7 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
     Raises:
         UserError: the file is missing or not YAML, or a key does not exist; the nearest key is named.
     """
-    cfg = get_eql_d2_config()
+    cfg = eql_d2.config.get_eql_d2_config()
     if config_file and not Path(config_file).is_file():
         raise UserError(f"Config file {config_file} does not exist.")
     with _mistakes_told(cfg, f"Config file {config_file}"):
@@ -64,7 +64,7 @@ def parse_config(text: str, source: str, overrides: list[str] | None = None) -> 
     Raises:
         UserError: it is not YAML, or a key does not exist.
     """
-    cfg = get_eql_d2_config()
+    cfg = eql_d2.config.get_eql_d2_config()
     with _mistakes_told(cfg, source):
         cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(text)))
         cfg.merge_from_list(overrides or [])

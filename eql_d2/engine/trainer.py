@@ -21,13 +21,13 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
 
-from eql_d2.data.categories import CategoryCounts, category_counts, read_count_file
-from eql_d2.data.loader import TrainLoader, build_test_loader, build_train_loader
-from eql_d2.data.seeding import derived_seed
+from eql_d2.data.category_counts import category_counts
+from eql_d2.data.training.loader import TrainLoader, build_test_loader, build_train_loader
+from eql_d2.data.training.seeding import derived_seed
 from eql_d2.engine.checkpoint import AtomicCheckpointer, check_run_folder
 from eql_d2.engine.class_watch import WatchClasses
 from eql_d2.engine.description import describe_run
-from eql_d2.engine.ledger import RunClock, WriteLedger
+from eql_d2.engine.ledger.writing import RunClock, WriteLedger
 from eql_d2.engine.partial_training import (
     FreezeBatchNorm,
     check_frozen_are_loaded,
@@ -35,9 +35,10 @@ from eql_d2.engine.partial_training import (
     freeze_all_but,
 )
 from eql_d2.engine.scaling import scale_to_processes
-from eql_d2.engine.unreadable_images import CountUnreadableImages
+from eql_d2.engine.unreadable_count import CountUnreadableImages
 from eql_d2.errors import UserError
 from eql_d2.evaluation import LVISEvaluator, OpenImagesEvaluator
+from eql_d2.long_tail import CategoryCounts, read_count_file
 from eql_d2.modeling import LongTailRCNNWithTTA
 
 logger = logging.getLogger(__name__)

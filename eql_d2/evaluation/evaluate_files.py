@@ -9,13 +9,14 @@ from typing import Any
 import orjson
 from tqdm import tqdm
 
-from eql_d2.data.annotation_cache import open_annotations
-from eql_d2.data.categories import CategoryCounts, count_annotations, read_count_file
-from eql_d2.data.findings import defects_error
+from eql_d2.data.annotations.cache import open_annotations
+from eql_d2.data.annotations.findings import defects_error
+from eql_d2.data.category_counts import count_annotations
 from eql_d2.errors import UserError
-from eql_d2.evaluation.evaluation import Evaluation, engine_by_name, write_class_ap
-from eql_d2.evaluation.ground_truth import FEDERATED_KEYS, GroundTruth
-from eql_d2.evaluation.results_file import PROGRESS_AFTER, ResultsFile
+from eql_d2.evaluation.metrics.evaluation import Evaluation, engine_by_name, write_class_ap
+from eql_d2.evaluation.metrics.ground_truth import FEDERATED_KEYS, GroundTruth
+from eql_d2.evaluation.results.results_file import PROGRESS_AFTER, ResultsFile
+from eql_d2.long_tail import CategoryCounts, read_count_file
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def evaluate_files(
         annotations: LVIS- or COCO-format annotation file.
         results: JSON list of ``{"image_id", "category_id", "score", "bbox" and/or "segmentation"}``.
         tasks: "bbox", "segm" and/or "boundary"; None takes boxes and masks, as far as the results have them.
-        engine: key of :data:`eql_d2.evaluation.evaluation.ENGINES`.
+        engine: key of :data:`eql_d2.evaluation.metrics.evaluation.ENGINES`.
         rules: "lvis" or "coco"; None asks the annotation file (see :func:`read_ground_truth`).
         train_annotations: annotation file of the training set, whose image counts make the groups r, c, f.
         category_counts: file of such counts (form: datasets/metadata), instead.

@@ -1,11 +1,12 @@
 """Classification losses for long-tailed data, in plain PyTorch."""
 
-from eql_d2.losses.balanced_group_softmax import BalancedGroupSoftmax, quantile_bin_edges
+from eql_d2.long_tail import lambda_for_tail_ratio, quantile_bin_edges, tail_ratio
+from eql_d2.losses.balanced_group_softmax import BalancedGroupSoftmax
 from eql_d2.losses.base import ClassificationLoss
 from eql_d2.losses.classification import CLASSIFICATION_LOSSES, build_classification_loss
 from eql_d2.losses.cross_entropy import SigmoidCrossEntropy, SoftmaxCrossEntropy
 from eql_d2.losses.drop_loss import DropLoss
-from eql_d2.losses.equalization import EqualizationLoss, lambda_for_tail_ratio, tail_ratio
+from eql_d2.losses.equalization import EqualizationLoss
 from eql_d2.losses.equalization_v2 import EqualizationLossV2
 from eql_d2.losses.federated import FederatedLoss
 from eql_d2.losses.focal import FocalLoss

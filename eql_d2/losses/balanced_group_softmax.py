@@ -118,19 +118,3 @@ class BalancedGroupSoftmax(ClassificationLoss):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, group_sizes={self.group_sizes}, others_ratio={self.others_ratio}"
-
-
-def quantile_bin_edges(instance_counts: Sequence[int], num_groups: int) -> tuple[int, ...]:
-    """Edges for :class:`BalancedGroupSoftmax` that part the classes into groups of about the same size.
-
-    Args:
-        instance_counts: number of training instances of each class.
-        num_groups: number of groups wanted, at least 1.
-
-    Returns:
-        At most ``num_groups - 1`` ascending edges: the quantiles of the counts, without those that many classes of
-        equal count make the same, or that leave a group empty.
-    """
-    counts = sorted(instance_counts)
-    edges = {counts[len(counts) * group // num_groups] for group in range(1, num_groups)}
-    return tuple(sorted(edge for edge in edges if edge > counts[0]))

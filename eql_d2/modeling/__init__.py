@@ -12,7 +12,6 @@ from eql_d2.modeling.comparison_predictors import (
     FocalPredictor,
     InverseFrequencyPredictor,
 )
-from eql_d2.modeling.ignore_regions import LongTailRPN
 from eql_d2.modeling.mask_head import NormedMaskRCNNConvUpsampleHead
 from eql_d2.modeling.methods import (
     BAGSPredictor,
@@ -24,6 +23,7 @@ from eql_d2.modeling.methods import (
 )
 from eql_d2.modeling.normed_layers import NormedConv2d, NormedLinear, ScaledLinear
 from eql_d2.modeling.roi_heads import LongTailCascadeROIHeads, LongTailROIHeads
+from eql_d2.modeling.rpn import LongTailRPN
 from eql_d2.modeling.test_time_augmentation import LongTailRCNNWithTTA
 
 __all__ = [

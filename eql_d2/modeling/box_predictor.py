@@ -13,7 +13,7 @@ from detectron2.utils.events import get_event_storage
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
-from eql_d2.data.categories import category_counts, num_classes_of_model
+from eql_d2.data.category_counts import category_counts, num_classes_of_model
 from eql_d2.errors import UserError
 from eql_d2.losses import ClassificationLoss
 from eql_d2.modeling.calibration import Calibration

@@ -9,11 +9,11 @@ from detectron2.modeling.roi_heads import CascadeROIHeads
 from detectron2.structures import Instances
 from torch import Tensor
 
-from eql_d2.data.image_targets import with_image_labels
+from eql_d2.data.training.image_targets import with_image_labels
 from eql_d2.errors import UserError
 from eql_d2.modeling.box_predictor import build_box_predictor
-from eql_d2.modeling.ignore_regions import in_ignore_regions
 from eql_d2.modeling.roi_training import TargetedROIHeads
+from eql_d2.modeling.rpn import in_ignore_regions
 
 
 @ROI_HEADS_REGISTRY.register()

@@ -9,8 +9,8 @@ from detectron2.modeling.roi_heads import StandardROIHeads
 from detectron2.structures import Instances
 from torch import Tensor
 
-from eql_d2.data.image_targets import with_image_labels
-from eql_d2.modeling.ignore_regions import IGNORED, checked_overlap, in_ignore_regions
+from eql_d2.data.training.image_targets import with_image_labels
+from eql_d2.modeling.rpn import IGNORED, checked_overlap, in_ignore_regions
 
 
 class TargetedROIHeads(StandardROIHeads):

@@ -8,10 +8,10 @@ from typing import Any
 
 from tabulate import tabulate
 
-from eql_d2.analysis.ledger import Ledger, mean_and_error, read_entry
-from eql_d2.engine.ledger import write_entry
+from eql_d2.engine.ledger.reading import Ledger, mean_and_error, read_entry
+from eql_d2.engine.ledger.writing import write_entry
 from eql_d2.errors import UserError
-from eql_d2.reproduction.runs import Recipe, recipe_of_row
+from eql_d2.reproduction.planned_runs import Recipe, recipe_of_row
 from eql_d2.reproduction.tables import Row, Table
 
 SHOWN_METRICS = ("AP", "APr", "APc", "APf", "AP50", "AP1", "AP2", "AP3", "AP4", "AP5", "APbbox", "top1", "top5")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eql_d2.errors import UserError
-from eql_d2.reproduction.runs import Run
+from eql_d2.reproduction.planned_runs import Run
 
 # Which command is to run is asked when the job starts: it may be done, or to be resumed, by then.
 ASK = 'python tools/reproduce.py command "${runs[$index]}" --output {output} --scale {scale} --launcher {launcher} "$@"'

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from eql_d2.errors import UserError
-from eql_d2.reproduction.runs import FINAL_WEIGHTS, Run, command_of, finished_runs, state_of
+from eql_d2.reproduction.planned_runs import FINAL_WEIGHTS, Run, command_of, finished_runs, state_of
 
 CONSOLE_FILE = "console.log"
 SECONDS_BETWEEN_LINES = (15.0, 600.0)  # at first, and of a run that takes days

@@ -11,12 +11,11 @@ import pytest
 
 from eql_d2.analysis.dataset_numbers import by_frequency, instance_bins, tail_curve, tail_rows
 from eql_d2.analysis.dataset_report import dataset_page
-from eql_d2.data.categories import CategoryCounts, count_annotations, read_count_file
-from eql_d2.data.dataset_checks.doctor import examine_dataset
-from tests.conftest import ROOT
+from eql_d2.data.category_counts import count_annotations
+from eql_d2.data.checks.doctor import examine_dataset
+from eql_d2.long_tail import LVIS_COUNT_FILES, CategoryCounts, read_count_file
 from tests.data.small_set import make_content, write_set
 
-METADATA = ROOT / "datasets" / "metadata"
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
 
@@ -118,7 +117,7 @@ def test_numbers_of_real_files(shared_data):
 )
 def test_numbers_of_lvis(version, lambda_, classes, percent, bins):
     """As computed from the official tables, which the EQL and BAGS papers agree with."""
-    counts = read_count_file(str(METADATA / f"lvis_{version}_train_category_counts.json"))
+    counts = read_count_file(str(LVIS_COUNT_FILES[f"lvis_{version}"]))
     (row,) = (row for row in tail_rows(counts) if row.lambda_ == lambda_)
     assert (row.classes, round(100 * row.ratio, 2), row.is_papers) == (classes, percent, True)
     assert [bin_.classes for bin_ in instance_bins(counts, (10, 100, 1000))] == bins

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from eql_d2.analysis.detection_errors import judge_detections
+from eql_d2.analysis.finished_runs import Run
 from eql_d2.analysis.gallery import COLORS, gallery
-from eql_d2.analysis.runs import Run
 from eql_d2.errors import UserError
 from tests.analysis.made_up_run import DATASET, write_dataset, write_run
 

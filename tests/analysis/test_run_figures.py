@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from eql_d2.analysis.charts import PAPER_PALETTE, page_figure, save_figure
 from eql_d2.analysis.class_values import positive_scores, weight_norms
+from eql_d2.analysis.finished_runs import Run, find_runs
 from eql_d2.analysis.run_charts import moving_median
 from eql_d2.analysis.run_figures import FIGURES
-from eql_d2.analysis.runs import Run, find_runs
 from eql_d2.errors import UserError
 from tests.analysis.made_up_run import (
     AP,

@@ -5,7 +5,7 @@ import pytest
 from detectron2.config import CfgNode
 from PIL import Image
 
-from eql_d2.classification.trainer import CLASSIFICATION
+from eql_d2.classification.classifier_trainer import CLASSIFICATION
 from eql_d2.engine import load_config
 from eql_d2.engine.auto_values import resolve_auto_values
 from tests.conftest import ROOT

@@ -12,10 +12,10 @@ import pytest
 import torch
 from detectron2.utils import comm
 
-from eql_d2.analysis.ledger import read_entry
+from eql_d2.classification.classifier_trainer import CLASSIFICATION, ClassifierTrainer, reweighting_start
 from eql_d2.classification.datasets import load_image_set
-from eql_d2.classification.trainer import CLASSIFICATION, ClassifierTrainer, reweighting_start
 from eql_d2.engine import launch, setup
+from eql_d2.engine.ledger.reading import read_entry
 from eql_d2.errors import UserError
 from tests.classification.conftest import DIGITS, ready
 from tests.conftest import ROOT

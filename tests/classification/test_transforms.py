@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from eql_d2.classification.transforms import TRANSFORMS, Cutout, ImageMapper, build_transforms
-from eql_d2.data.seeding import seeded_random_state
+from eql_d2.data.training.seeding import seeded_random_state
 from eql_d2.engine import load_config
 from eql_d2.errors import UserError
 from tests.conftest import ROOT

@@ -10,8 +10,8 @@ from eql_d2.conversion import convert, prove, save
 from eql_d2.engine import load_config
 from eql_d2.engine.checkpoint import AtomicCheckpointer
 from eql_d2.engine.description import read_description
-from eql_d2.engine.predictor import Predictor
 from eql_d2.errors import UserError
+from eql_d2.prediction.predictor import Predictor
 from tests.conversion.synthetic import K, mmdet, resnet, write
 
 CASCADE = ["MODEL.ROI_HEADS.NAME", "LongTailCascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]

@@ -10,8 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin import _PREDEFINED_SPLITS_LVIS
 from detectron2.data.datasets.lvis import get_lvis_instances_meta
 
-from eql_d2.data.custom_datasets import register_custom_datasets
-from eql_d2.data.datasets import datasets_root, register_lvis_format, set_class_metadata
+from eql_d2.data.registration import datasets_root, register_custom_datasets, register_lvis_format, set_class_metadata
 from eql_d2.errors import UserError
 from tests.conftest import ROOT
 
@@ -57,7 +56,7 @@ def test_lvis_is_read_by_our_loader(name):
 
 def test_dataset_folder_of_the_environment(tmp_path):
     program = (
-        "import json, sys; from detectron2.data import MetadataCatalog; import eql_d2.data.datasets\n"
+        "import json, sys; from detectron2.data import MetadataCatalog; import eql_d2.data.registration\n"
         "names = ['lvis_v1_val', 'emoji_lvis_demo_train']\n"
         "print(json.dumps([[MetadataCatalog.get(n).json_file, MetadataCatalog.get(n).image_root] for n in names]))"
     )

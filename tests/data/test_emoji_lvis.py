@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 
 from eql_d2.data.emoji_lvis import (
     PRESETS,
-    frequency_letter,
     glyphs_of,
-    load_lvis_train_counts,
     plan_image_counts,
     plan_split,
     select_glyphs,
@@ -27,6 +25,7 @@ from eql_d2.data.emoji_lvis.glyphs import (
     usable_glyphs,
 )
 from eql_d2.data.emoji_lvis.masks import decode_mask, encode_mask
+from eql_d2.long_tail import LVIS_THRESHOLDS, lvis_train_image_counts
 from tests.data.conftest import SPEC, read_json
 
 
@@ -50,7 +49,7 @@ def images_by_category(content: dict) -> dict[int, set[int]]:
 @given(st.integers(3, 1203), st.integers(1000, 200_000), st.floats(0.11, 1.0))
 def test_frequency_groups_have_the_proportions_of_lvis(num_classes, num_images, share):
     counts = plan_image_counts(num_classes, num_images, share)
-    groups = Counter(map(frequency_letter, counts))
+    groups = Counter(map(LVIS_THRESHOLDS.letter, counts))
     for letter, lvis_classes in {"r": 337, "c": 461, "f": 405}.items():
         assert abs(groups[letter] - num_classes * lvis_classes / 1203) <= 1
     assert counts.min() >= 1
@@ -62,13 +61,13 @@ def test_frequency_groups_have_the_proportions_of_lvis(num_classes, num_images, 
 def test_lambda_puts_exactly_rare_and_common_classes_below_it(num_classes, num_images):
     counts = plan_image_counts(num_classes, num_images, 0.45)
     below = counts / num_images < 100 / num_images
-    assert below.tolist() == [frequency_letter(count) in "rc" for count in counts]
+    assert below.tolist() == [LVIS_THRESHOLDS.letter(count) in "rc" for count in counts]
 
 
 def test_a_set_as_large_as_lvis_has_the_counts_of_lvis():
     counts = plan_image_counts(1203, 99_388, 0.45)
-    lvis = np.array(load_lvis_train_counts("v1"))
-    assert Counter(map(frequency_letter, lvis)) == {"r": 337, "c": 461, "f": 405}
+    lvis = np.array(lvis_train_image_counts())
+    assert Counter(map(LVIS_THRESHOLDS.letter, lvis)) == {"r": 337, "c": 461, "f": 405}
     np.testing.assert_array_equal(counts[lvis != 100], lvis[lvis != 100])
 
 
@@ -79,7 +78,7 @@ def test_compression_keeps_the_order_of_the_frequent_classes_and_reaches_the_cap
 
 
 def test_v05_counts_are_at_hand_as_well():
-    assert len(load_lvis_train_counts("v0.5")) == 1230
+    assert len(lvis_train_image_counts("lvis_v0.5")) == 1230
 
 
 # --- glyphs -----------------------------------------------------------------------------------------------
@@ -148,7 +147,7 @@ def test_category_records_tell_the_train_counts_in_both_files(folder):
     for category in train["categories"]:
         assert category["image_count"] == len(images[category["id"]])
         assert category["instance_count"] == instances[category["id"]]
-        assert category["frequency"] == frequency_letter(category["image_count"])
+        assert category["frequency"] == LVIS_THRESHOLDS.letter(category["image_count"])
     assert val["categories"] == train["categories"]
     assert sum(instances.values()) > sum(len(ids) for ids in images.values())
 
@@ -203,7 +202,7 @@ def test_train_keeps_some_presences_of_frequent_classes_unannotated():
     plan = plan_split(SPEC, "train")
     hidden = Counter(category for image in plan.images for category in image.hidden)
     for category, count in enumerate(plan.image_counts):
-        expected = round(SPEC.unannotated_share * count) if frequency_letter(count) == "f" else 0
+        expected = round(SPEC.unannotated_share * count) if LVIS_THRESHOLDS.letter(count) == "f" else 0
         assert hidden[category] == expected
     assert sum(hidden.values()) > 0
 

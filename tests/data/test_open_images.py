@@ -9,11 +9,11 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from eql_d2.data.categories import dataset_counts
-from eql_d2.data.custom_datasets import register_custom_datasets
-from eql_d2.data.datasets import check_dataset, register_open_images, set_class_metadata
+from eql_d2.data.category_counts import dataset_counts
+from eql_d2.data.checks.before_start import check_dataset
 from eql_d2.data.open_images import challenge_2019_source, converted_file, ensure_converted, source_of_entry
 from eql_d2.data.open_images.hierarchy import Hierarchy
+from eql_d2.data.registration import register_custom_datasets, register_open_images, set_class_metadata
 from eql_d2.engine import load_config
 from eql_d2.errors import UserError
 from tests.open_images_set import HIERARCHY, LABELS, write_csv, write_open_images_set

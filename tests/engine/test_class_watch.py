@@ -9,7 +9,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from eql_d2.data.custom_datasets import register_custom_datasets
+from eql_d2.data.registration import register_custom_datasets
 from eql_d2.engine import launch
 from eql_d2.engine.class_watch import WatchClasses, summary
 from eql_d2.losses import EqualizationLossV2

@@ -10,7 +10,7 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
-from eql_d2.data.custom_datasets import register_custom_datasets
+from eql_d2.data.registration import register_custom_datasets
 from eql_d2.engine import launch
 from eql_d2.engine.launch import place_given_by_cluster
 from eql_d2.engine.trainer import wrap_for_processes

@@ -11,12 +11,11 @@ from detectron2.structures import BitMasks, Boxes
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
-from eql_d2.data.custom_datasets import register_custom_datasets
-from eql_d2.data.datasets import set_class_metadata
-from eql_d2.data.image_targets import ImageTargets
+from eql_d2.data.registration import register_custom_datasets, set_class_metadata
+from eql_d2.data.training.image_targets import ImageTargets
 from eql_d2.engine import LongTailTrainer, launch
 from eql_d2.engine.trainer import wrap_for_processes
-from tests.modeling.test_ignore_regions import make_cascade
+from tests.modeling.test_rpn import make_cascade
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from itertools import islice
 
 import pytest
 
-from eql_d2.data.loader import build_train_loader
+from eql_d2.data.training.loader import build_train_loader
 from eql_d2.engine import LongTailTrainer
 from eql_d2.engine.scaling import scale_to_processes
 from eql_d2.errors import UserError

@@ -5,10 +5,10 @@ import json
 import orjson
 import pytest
 
-from eql_d2.evaluation.ensemble import merge_results, read_images_and_categories
-from eql_d2.evaluation.ensemble_rules import Rules, make_members
 from eql_d2.evaluation.evaluate_files import evaluate_files
-from tests.evaluation.small_ensembles import ANT, BEE, COW
+from eql_d2.evaluation.results.ensemble import merge_results, read_images_and_categories
+from eql_d2.evaluation.results.ensemble_rules import Rules, make_members
+from tests.evaluation.results.small_ensembles import ANT, BEE, COW
 
 
 @pytest.fixture

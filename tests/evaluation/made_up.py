@@ -3,9 +3,9 @@
 import numpy as np
 import pycocotools.mask as mask_utils
 
-from eql_d2.evaluation.evaluation import Evaluation
-from eql_d2.evaluation.ground_truth import GroundTruth
-from eql_d2.evaluation.references import run_official_evaluation
+from eql_d2.evaluation.metrics.evaluation import Evaluation
+from eql_d2.evaluation.metrics.ground_truth import GroundTruth
+from eql_d2.evaluation.metrics.references import run_official_evaluation
 
 SIDE = 200
 SHAPES = {"bbox": "bbox", "segm": "segmentation"}

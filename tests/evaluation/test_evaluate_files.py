@@ -12,7 +12,7 @@ import pytest
 
 from eql_d2.errors import UserError
 from eql_d2.evaluation.evaluate_files import read_ground_truth
-from eql_d2.evaluation.references import run_pycocotools
+from eql_d2.evaluation.metrics.references import run_pycocotools
 from tests.conftest import ROOT
 from tests.evaluation.made_up import as_coco, fresh, made_up, official
 

@@ -2,16 +2,15 @@
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eql_d2.long_tail import LVIS_COUNT_FILES
 from eql_d2.losses import BalancedGroupSoftmax
 
-METADATA = Path(__file__).parents[2] / "datasets" / "metadata"
 # Groups: {1, 4}, {0}, none, {2, 3}, background. Logits: [o 1 4] [o 0] [o] [o 2 3] [o b].
 COUNTS = [10, 3, 1000, 5000, 9]
 K = len(COUNTS)
@@ -123,7 +122,7 @@ def test_layout():
     ],
 )
 def test_layout_of_lvis(version, edges, classes, logits):
-    content = json.loads((METADATA / f"{version}_train_category_counts.json").read_text())
+    content = json.loads(LVIS_COUNT_FILES[version].read_text())
     counts = [category["instance_count"] for category in content["categories"]]
     loss = BalancedGroupSoftmax(len(counts), counts, bin_edges=edges)
     assert [size - 1 for size in loss.group_sizes] == [*classes, 1]

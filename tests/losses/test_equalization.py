@@ -2,16 +2,14 @@
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eql_d2.long_tail import LVIS_COUNT_FILES
 from eql_d2.losses import EqualizationLoss, SigmoidCrossEntropy, lambda_for_tail_ratio, tail_ratio
-
-METADATA = Path(__file__).parents[2] / "datasets" / "metadata"
 
 
 def equalization_loss_by_loop(logits, gt_classes, frequencies, lambda_, exclude_background=True, verified=None):
@@ -126,7 +124,7 @@ def test_bad_arguments_are_named(arguments, message):
     ],
 )
 def test_tail_of_lvis(version, lambda_, classes, percent):
-    content = json.loads((METADATA / f"{version}_train_category_counts.json").read_text())
+    content = json.loads(LVIS_COUNT_FILES[version].read_text())
     counts = torch.tensor([category["image_count"] for category in content["categories"]])
     loss = EqualizationLoss(len(counts), counts / content["num_images"], lambda_=lambda_)
     assert int(loss.tail_weight.sum()) == classes

@@ -6,8 +6,8 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from eql_d2.data.image_targets import ImageTargets
-from tests.modeling.test_ignore_regions import make_cascade
+from eql_d2.data.training.image_targets import ImageTargets
+from tests.modeling.test_rpn import make_cascade
 
 SIZE = (64, 64)
 HEADS = {

@@ -7,7 +7,7 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from eql_d2.data.categories import dataset_counts
+from eql_d2.data.category_counts import dataset_counts
 from eql_d2.errors import UserError
 from eql_d2.modeling import build_box_predictor
 from eql_d2.modeling.box_predictor import BOX_PREDICTOR_REGISTRY

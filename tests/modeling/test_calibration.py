@@ -5,7 +5,7 @@ import torch
 from detectron2.layers import ShapeSpec
 from torch import nn
 
-from eql_d2.data.categories import category_counts
+from eql_d2.data.category_counts import category_counts
 from eql_d2.losses import BalancedGroupSoftmax, LogitAdjustmentLoss, SoftmaxCrossEntropy
 from eql_d2.modeling import BOX_PREDICTOR_REGISTRY, NormedLinear, ScaledLinear, build_box_predictor
 from eql_d2.modeling.calibration import Calibration, norcal, tau_normalized_logits

@@ -4,7 +4,7 @@ import pytest
 import torch
 from detectron2.utils.events import EventStorage
 
-from eql_d2.data.categories import dataset_counts
+from eql_d2.data.category_counts import dataset_counts
 from eql_d2.errors import UserError
 from eql_d2.losses import ClassBalancedLoss, InverseFrequencyLoss
 from eql_d2.modeling import build_box_predictor

@@ -8,13 +8,13 @@ from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 
-from eql_d2.data.image_targets import ImageTargets
-from eql_d2.data.loader import build_train_loader
+from eql_d2.data.training.image_targets import ImageTargets
+from eql_d2.data.training.loader import build_train_loader
 from eql_d2.errors import UserError
 from eql_d2.losses import EqualizationLoss
 from eql_d2.modeling import BOX_PREDICTOR_REGISTRY
 from eql_d2.modeling.gradient_sums import GradientSums
-from tests.modeling.test_ignore_regions import make_cascade
+from tests.modeling.test_rpn import make_cascade
 
 TAKERS = {"EQLPredictor"}
 

@@ -7,7 +7,7 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from eql_d2.data.loader import build_train_loader
+from eql_d2.data.training.loader import build_train_loader
 from eql_d2.modeling import NormedConv2d, NormedLinear
 
 

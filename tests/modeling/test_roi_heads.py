@@ -7,7 +7,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from eql_d2.data.loader import build_train_loader
+from eql_d2.data.training.loader import build_train_loader
 from eql_d2.engine import load_config
 from eql_d2.errors import UserError
 from eql_d2.modeling import BOX_PREDICTOR_REGISTRY

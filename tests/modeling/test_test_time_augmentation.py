@@ -4,7 +4,7 @@ import pytest
 import torch
 from detectron2.modeling import GeneralizedRCNNWithTTA, build_model
 
-from eql_d2.data.loader import build_test_loader
+from eql_d2.data.training.loader import build_test_loader
 from eql_d2.errors import UserError
 from eql_d2.modeling import BOX_PREDICTOR_REGISTRY, LongTailRCNNWithTTA
 

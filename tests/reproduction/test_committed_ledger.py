@@ -2,7 +2,7 @@
 
 import pytest
 
-from eql_d2.analysis.ledger import read_ledger
+from eql_d2.engine.ledger.reading import read_ledger
 from eql_d2.reproduction.collect import collect, text_table
 from eql_d2.reproduction.tables import find_table
 from tests.conftest import ROOT

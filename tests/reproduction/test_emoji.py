@@ -3,7 +3,7 @@
 import pytest
 
 from eql_d2.errors import UserError
-from eql_d2.reproduction.runs import plan, recipe_of_row
+from eql_d2.reproduction.planned_runs import plan, recipe_of_row
 from eql_d2.reproduction.tables import find_rows
 from tests.conftest import ROOT
 

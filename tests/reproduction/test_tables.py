@@ -6,7 +6,7 @@ import re
 import pytest
 
 from eql_d2.errors import UserError
-from eql_d2.reproduction.runs import CONFIGS, plan, recipe_of_row
+from eql_d2.reproduction.planned_runs import CONFIGS, plan, recipe_of_row
 from eql_d2.reproduction.tables import find_rows, find_table, read_table, table_names
 from tests.conftest import ROOT
 

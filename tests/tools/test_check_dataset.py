@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from eql_d2.data.lvis_format import load_lvis_format
+from eql_d2.data.annotations.lvis_format import load_lvis_format
 from eql_d2.errors import UserError
 from tests.conftest import ROOT
 from tests.data.small_set import make_content, write_picture, write_set

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from pycocotools import mask as rle
 
-from eql_d2.data.prediction_inputs import find_inputs, read_rgb
-from eql_d2.engine.predictor import Predictor
 from eql_d2.errors import UserError
+from eql_d2.prediction.inputs import find_inputs, read_rgb
+from eql_d2.prediction.predictor import Predictor
 from tests.conftest import ROOT
 
 DEVICE = ["MODEL.DEVICE", "cpu"]

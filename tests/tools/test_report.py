@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from eql_d2.analysis.finished_runs import Run
 from eql_d2.analysis.report_tables import runs_table
-from eql_d2.analysis.runs import Run
 from tests.analysis.made_up_run import ledger_entry, write_dataset, write_run
 from tests.analysis.test_dataset_report import PageReader
 from tests.browser import Browser, find_browser

@@ -10,8 +10,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import BitMasks, Boxes, Instances
 from PIL import Image
 
-from eql_d2.analysis.samples import draw_sample, samples_sheet
-from eql_d2.data.loader import build_train_loader
+from eql_d2.data.training.loader import build_train_loader
+from eql_d2.drawing.training_sheet import draw_sample, samples_sheet
 from eql_d2.errors import UserError
 from tests.conftest import ROOT
 

@@ -2,11 +2,7 @@
 
 from eql_d2.data.emoji_lvis.generate import generate_emoji_lvis, glyphs_of, is_complete
 from eql_d2.data.emoji_lvis.glyphs import Glyph, select_glyphs
-from eql_d2.data.emoji_lvis.long_tail import (
-    frequency_letter,
-    load_lvis_train_counts,
-    plan_image_counts,
-)
+from eql_d2.data.emoji_lvis.image_counts import plan_image_counts
 from eql_d2.data.emoji_lvis.plan import ImagePlan, PlannedObject, SplitPlan, plan_split
 from eql_d2.data.emoji_lvis.preview import write_preview
 from eql_d2.data.emoji_lvis.spec import PRESETS, EmojiLVISSpec
@@ -18,11 +14,9 @@ __all__ = [
     "ImagePlan",
     "PlannedObject",
     "SplitPlan",
-    "frequency_letter",
     "generate_emoji_lvis",
     "glyphs_of",
     "is_complete",
-    "load_lvis_train_counts",
     "plan_image_counts",
     "plan_split",
     "select_glyphs",

@@ -6,8 +6,9 @@ import dataclasses
 
 import numpy as np
 
-from eql_d2.data.emoji_lvis.long_tail import frequency_letter, plan_image_counts
+from eql_d2.data.emoji_lvis.image_counts import plan_image_counts
 from eql_d2.data.emoji_lvis.spec import EmojiLVISSpec
+from eql_d2.long_tail import LVIS_THRESHOLDS
 
 SPLITS = ("train", "val")
 
@@ -96,7 +97,7 @@ def plan_split(spec: EmojiLVISSpec, split: str) -> SplitPlan:
     """
     rng = np.random.default_rng([spec.seed, 2, SPLITS.index(split)])
     train_counts = train_image_counts(spec)
-    frequencies = [frequency_letter(count) for count in train_counts]
+    frequencies = [LVIS_THRESHOLDS.letter(count) for count in train_counts]
     if split == "train":
         num_images, counts = spec.num_train_images, train_counts
         is_frequent = np.array(frequencies) == "f"

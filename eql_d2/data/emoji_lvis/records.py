@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from eql_d2.data.emoji_lvis.glyphs import Glyph
-from eql_d2.data.emoji_lvis.long_tail import frequency_letter
 from eql_d2.data.emoji_lvis.plan import ImagePlan
 from eql_d2.data.emoji_lvis.spec import EmojiLVISSpec
+from eql_d2.long_tail import LVIS_THRESHOLDS
 
 LICENSE = {
     "id": 1,
@@ -78,7 +78,7 @@ def category_records(glyphs: Sequence[Glyph], train_annotations: Iterable[dict])
             "synset": f"{glyph.name}.n.01",
             "synonyms": [glyph.name],
             "def": glyph.definition,
-            "frequency": frequency_letter(image_counts[category_id]),
+            "frequency": LVIS_THRESHOLDS.letter(image_counts[category_id]),
             "image_count": image_counts[category_id],
             "instance_count": instance_counts[category_id],
         }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from eql_d2.data.emoji_lvis.long_tail import COMMON_MAX, plan_image_counts
+from eql_d2.data.emoji_lvis.image_counts import plan_image_counts
+from eql_d2.long_tail import LVIS_THRESHOLDS
 
 # Layouts above this share of `max_objects_per_image` leave no room to vary the number of objects per image.
 MAX_MEAN_FILL = 0.75
@@ -83,7 +84,7 @@ class EmojiLVISSpec:
     @property
     def equalization_lambda(self) -> float:
         """EQL's lambda with exactly rare and common classes below it: 100 images by the train set's size."""
-        return COMMON_MAX / self.num_train_images
+        return LVIS_THRESHOLDS.common_max / self.num_train_images
 
 
 PRESETS["demo"] = EmojiLVISSpec(60, 800, 240, 128, name="demo", object_size=(0.16, 0.5))

@@ -7,9 +7,9 @@ import re
 import time
 from pathlib import Path
 
-from eql_d2.data.cache_files import cache_paths, file_digest, one_builder, write_whole
-from eql_d2.data.open_images.convert import convert
+from eql_d2.data.annotations.cache_files import cache_paths, file_digest, one_builder, write_whole
 from eql_d2.data.open_images.source import OpenImagesSource
+from eql_d2.data.open_images.to_lvis_format import convert
 from eql_d2.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -3,13 +3,13 @@
 import numpy as np
 import orjson
 
-from eql_d2.data.cache_files import write_whole
-from eql_d2.data.categories import CategoryCounts
-from eql_d2.data.open_images.convert import read_source_boxes
+from eql_d2.data.annotations.cache_files import write_whole
 from eql_d2.data.open_images.converted import converted_file, digest_of
 from eql_d2.data.open_images.csv_files import no_garbage
 from eql_d2.data.open_images.source import OpenImagesSource
+from eql_d2.data.open_images.to_lvis_format import read_source_boxes
 from eql_d2.errors import UserError
+from eql_d2.long_tail import CategoryCounts
 
 
 def count_open_images(source: OpenImagesSource) -> CategoryCounts:

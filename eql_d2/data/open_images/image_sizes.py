@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from eql_d2.data.cache_files import cache_paths, write_whole
+from eql_d2.data.annotations.cache_files import cache_paths, write_whole
 from eql_d2.data.open_images.csv_files import PROGRESS_AFTER, read_sizes
 from eql_d2.errors import UserError
 

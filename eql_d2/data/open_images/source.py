@@ -5,7 +5,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from eql_d2.data.annotation_rules import missing_file
+from eql_d2.data.annotations.rules import missing_file
 from eql_d2.errors import UserError
 
 GROUP_OF = ("object", "crowd")

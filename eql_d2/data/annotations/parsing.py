@@ -1,0 +1,279 @@
+"""Parsing and checking an annotation file in the LVIS or COCO format, record by record."""
+
+import math
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, Raw, UnsetType
+
+from eql_d2.data.annotations.findings import Finding, FindingCounter
+from eql_d2.data.annotations.geometry import box_cases
+from eql_d2.data.annotations.rules import (
+    FEDERATED_KEYS,
+    RLE,
+    broken_file,
+    in_python_terms,
+    not_lvis_format,
+    segmentation_complaint,
+)
+
+_NO_ID = -(2**63)
+_NO_BOX = (math.nan,) * 4
+
+
+class _File(msgspec.Struct):
+    images: list[Raw] | UnsetType = UNSET
+    categories: list[Raw] | UnsetType = UNSET
+    annotations: list[Raw] = []
+
+
+class _Image(msgspec.Struct, gc=False):
+    id: int
+    height: int | float | UnsetType = UNSET
+    width: int | float | UnsetType = UNSET
+    coco_url: str | UnsetType = UNSET
+    file_name: str | UnsetType = UNSET
+    neg_category_ids: list[int] | UnsetType = UNSET
+    not_exhaustive_category_ids: list[int] | UnsetType = UNSET
+
+
+class _Annotation(msgspec.Struct, gc=False):
+    image_id: int
+    category_id: int
+    id: int | UnsetType = UNSET
+    bbox: tuple[float, float, float, float] | UnsetType = UNSET
+    area: float | None = None
+    segmentation: list[list[float]] | RLE | None = None
+    iscrowd: int | bool | None = None
+    ignore: int | bool | None = None
+
+
+class _Category(msgspec.Struct, gc=False):
+    id: int
+    name: str
+
+
+class ParsedAnnotations:
+    """The records of an annotation file as JSON text, with their ids; those with a defect are left out.
+
+    Args:
+        path: the file, for messages.
+        data: (n,) uint8, what it holds.
+
+    Attributes:
+        findings: what is wrong or remarkable about the file.
+
+    Raises:
+        UserError: the file is truncated, not JSON, or neither in the LVIS nor in the COCO format.
+    """
+
+    def __init__(self, path: str | Path, data: np.ndarray) -> None:
+        self._findings = FindingCounter()
+        try:
+            self._parse(data)
+        except msgspec.ValidationError as error:
+            raise not_lvis_format(path, in_python_terms(error)) from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise broken_file(path, error) from None
+        except OverflowError:
+            raise not_lvis_format(path, "an id needs more than 64 bits") from None
+        except _NotLVISError as error:
+            raise not_lvis_format(path, str(error)) from None
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Defects first."""
+        return self._findings.findings()
+
+    def _parse(self, data: np.ndarray) -> None:
+        if bytes(data[:100]).lstrip()[:1] == b"[":
+            raise _NotLVISError("it holds a list, not a dictionary")
+        file = msgspec.json.decode(data, type=_File)
+        missing = [key for key in ("images", "categories") if getattr(file, key) is UNSET]
+        if missing:
+            raise _NotLVISError(f"{' and '.join(missing)} missing")
+        self._parse_categories(file.categories)
+        self._parse_images(file.images, bool(file.annotations))
+        self._parse_annotations(file.annotations)
+
+    def _parse_categories(self, records: list[Raw]) -> None:
+        categories = list(_decode_each("categories", records, _Category))
+        ids = np.array([category.id for category in categories], np.int64)
+        kept = self._last_of_each("category", ids)
+        self.category_ids = ids[kept]
+        self.categories = [records[i] for i in kept]
+        names = [categories[i].name for i in kept]
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            sentence = f"the name {twice[0]!r} belongs to several categories, which stay apart"
+            self._findings.add("remark", "category name that occurs twice", sentence, len(twice))
+        self._names = names
+
+    def _parse_images(self, records: list[Raw], has_annotations: bool) -> None:
+        known = set(self.category_ids.tolist())
+        ids, sizes, good, federated = array("q"), array("d"), array("b"), Counter()
+        for image in _decode_each("images", records, _Image):
+            ids.append(image.id)
+            sizes.extend(0 if side is UNSET else side for side in (image.width, image.height))
+            complaint = _image_complaint(image)
+            good.append(complaint is None)
+            if complaint:
+                self._findings.add("defect", f"image with {complaint}", f"image {image.id} has {complaint}")
+            for key in FEDERATED_KEYS:
+                listed = getattr(image, key)
+                federated[key] += listed is not UNSET
+                if listed is not UNSET and not known.issuperset(listed):
+                    unknown = min(set(listed) - known)
+                    sentence = f"{key} of image {image.id} has the unknown category {unknown}"
+                    self._findings.add("defect", f"unknown category in {key}", sentence)
+        self.federated = not has_annotations or any(federated.values())
+        if has_annotations and self.federated:
+            missing = [key for key in FEDERATED_KEYS if federated[key] < len(records)]
+            if missing:
+                raise _NotLVISError(f"{' and '.join(missing)} missing in some images")
+        all_ids = np.array(ids, np.int64)
+        self._all_image_ids = np.unique(all_ids)
+        kept = self._last_of_each("image", all_ids)
+        kept = kept[np.frombuffer(good, np.bool_)[kept]] if len(kept) else kept
+        self.image_ids = all_ids[kept]
+        self.sizes = np.array(sizes, np.float64).reshape(-1, 2)[kept]
+        self.images = [records[i] for i in kept]
+
+    def _parse_annotations(self, records: list[Raw]) -> None:
+        ids, image_of, category_of = array("q"), array("q"), array("q")
+        good, regions, boxes, areas = array("b"), array("b"), array("d"), array("d")
+        place = dict(zip(self.image_ids.tolist(), self.sizes.astype(int).tolist(), strict=True))
+        for annotation in _decode_each("annotations", records, _Annotation):
+            image_of.append(annotation.image_id)
+            category_of.append(annotation.category_id)
+            ids.append(_NO_ID if annotation.id is UNSET else annotation.id)
+            regions.append(bool(annotation.iscrowd or annotation.ignore))
+            complaint = self._annotation_complaint(annotation, place.get(annotation.image_id))
+            good.append(complaint is None)
+            boxes.extend(annotation.bbox or _NO_BOX)
+            areas.append(math.nan if annotation.area is None else annotation.area)
+        self._ids, self.image_of, self.category_of = (
+            np.array(values, np.int64) for values in (ids, image_of, category_of)
+        )
+        self.regions = np.array(regions, np.bool_)
+        kept = np.array(good, np.bool_)
+        kept &= self._references_are_known()
+        kept &= self._geometry_is_sound(np.array(boxes).reshape(-1, 4), np.array(areas), kept)
+        self._remark_on_categories(kept)
+        self.annotations = [records[i] for i in np.flatnonzero(kept).tolist()]
+        self.image_of, self.category_of, self.regions = (
+            values[kept] for values in (self.image_of, self.category_of, self.regions)
+        )
+
+    def _annotation_complaint(self, annotation: _Annotation, size: tuple[int, int] | None) -> str | None:
+        """What makes an annotation useless; tells of it, and remarks on what is missing."""
+        segmentation = annotation.segmentation
+        complaint = None
+        if annotation.bbox is UNSET:
+            complaint = "no bbox"
+        elif segmentation:
+            complaint = segmentation_complaint(segmentation)
+            if complaint is None and isinstance(segmentation, RLE) and size and tuple(size) != segmentation.size[::-1]:
+                complaint = "an RLE of another size than its image"
+        if complaint:
+            kind = "a polygon of too few points" if complaint.startswith("a polygon of") else complaint
+            sentence = f"{annotation_name(annotation.id, annotation.image_id)} has {complaint}"
+            self._findings.add("defect", f"annotation with {kind}", sentence)
+            return complaint
+        for key, value, consequence in (
+            ("segmentation", segmentation or None, "it trains boxes, not masks"),
+            ("id", annotation.id, "the set can train, not evaluate"),
+            ("area", annotation.area, "the set can train, not evaluate"),
+        ):
+            if value is UNSET or value is None:
+                sentence = f"{annotation_name(annotation.id, annotation.image_id)} has no {key}: {consequence}"
+                self._findings.add("remark", f"annotation without {key}", sentence)
+        return None
+
+    def _last_of_each(self, name: str, ids: np.ndarray) -> np.ndarray:
+        """Positions of the last record of each id, in the order of the file; tells of ids that occur twice.
+
+        The official tools let the last record of an id stand for all of them, in silence.
+        """
+        different, from_the_end, counts = np.unique(ids[::-1], return_index=True, return_counts=True)
+        if (counts > 1).any():
+            first = counts.argmax()
+            sentence = f"{name} id {different[first]} occurs {counts[first]} times"
+            self._findings.add("defect", f"{name} id that occurs twice", sentence, int((counts > 1).sum()))
+        return np.sort(len(ids) - 1 - from_the_end)
+
+    def _references_are_known(self) -> np.ndarray:
+        """(A,) bool, annotations of known images and categories, the last of each id; tells of the others."""
+        has_id = np.flatnonzero(self._ids != _NO_ID)
+        kept = self._ids == _NO_ID
+        kept[has_id[self._last_of_each("annotation", self._ids[has_id])]] = True
+        for key, named, known in (
+            ("image_id", self.image_of, self._all_image_ids),
+            ("category_id", self.category_of, self.category_ids),
+        ):
+            unknown = ~np.isin(named, known)
+            if unknown.any():
+                sentence = f"an annotation names the unknown {key} {named[unknown].min()}"
+                self._findings.add("defect", f"unknown {key}", sentence, int(unknown.sum()))
+            kept &= ~unknown
+        return kept & np.isin(self.image_of, self.image_ids)
+
+    def _geometry_is_sound(self, boxes: np.ndarray, areas: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+        """(A,) bool, annotations without geometric defect; tells of all faults among the candidates."""
+        by_id = self.image_ids.argsort()
+        place = np.searchsorted(self.image_ids, self.image_of, sorter=by_id).clip(0, max(len(by_id) - 1, 0))
+        sizes = self.sizes[by_id][place] if len(by_id) else np.empty((len(place), 2))
+        sound = np.ones(len(candidates), np.bool_)
+        for case in box_cases(boxes, areas, sizes[:, 0], sizes[:, 1]):
+            faulty = case.annotations & candidates
+            if faulty.any():
+                first = int(faulty.argmax())
+                number = UNSET if self._ids[first] == _NO_ID else self._ids[first]
+                case._replace(annotations=faulty).tell(self._findings, annotation_name(number, self.image_of[first]))
+                if case.level == "defect":
+                    sound &= ~faulty
+        return sound
+
+    def _remark_on_categories(self, kept: np.ndarray) -> None:
+        if not kept.any():  # a test set
+            return
+        without = np.setdiff1d(self.category_ids, self.category_of[kept & ~self.regions])
+        if len(without):
+            name = self._names[int(np.flatnonzero(self.category_ids == without[0])[0])]
+            sentence = f"category {without[0]} ({name!r}) has no instance: nothing to learn it from"
+            self._findings.add("remark", "category without instances", sentence, len(without))
+
+
+class _NotLVISError(Exception):
+    """The file is not in the LVIS format; the text says why."""
+
+
+def _decode_each(key: str, records: list[Raw], form: type) -> Iterator[Any]:
+    """Parse records one by one, naming the one that does not fit."""
+    decode = msgspec.json.Decoder(form).decode
+    for number, record in enumerate(records):
+        try:
+            yield decode(record)
+        except msgspec.ValidationError as error:
+            raise _NotLVISError(f"{key}[{number}]: {in_python_terms(error)}") from None
+
+
+def _image_complaint(image: _Image) -> str | None:
+    for key in ("width", "height"):
+        value = getattr(image, key)
+        if value is UNSET:
+            return f"no {key}"
+        if value <= 0:
+            return f"a {key} that is not positive"
+    return "neither coco_url nor file_name" if image.coco_url is UNSET and image.file_name is UNSET else None
+
+
+def annotation_name(annotation_id: int | UnsetType, image_id: int) -> str:
+    """What a sentence calls an annotation."""
+    name = "an annotation" if annotation_id is UNSET else f"annotation {annotation_id}"
+    return f"{name} of image {image_id}"

@@ -1,0 +1,128 @@
+"""The category counts of a config, of registered datasets and of an annotation file."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from eql_d2.data.annotations.cache import PackedAnnotations, open_annotations
+from eql_d2.data.annotations.lvis_format import chosen_categories
+from eql_d2.errors import UserError
+from eql_d2.long_tail import CategoryCounts, read_count_file
+
+
+def category_counts(cfg: CfgNode, check_classes: bool = True) -> CategoryCounts:
+    """The category counts of a config's training data.
+
+    Sources, in this order: the file ``MODEL.LONG_TAIL.CATEGORY_COUNTS``; the dataset's metadata, which has
+    ``category_counts`` or the name of a ``category_counts_file``; the annotation files of ``DATASETS.TRAIN``,
+    counted once.
+
+    Args:
+        cfg: full config.
+        check_classes: make sure that the counts are of as many classes as the model has.
+
+    Raises:
+        UserError: there is no source, or its number of classes is not the model's.
+    """
+    explicit = cfg.MODEL.LONG_TAIL.CATEGORY_COUNTS
+    if explicit:
+        counts, source = read_count_file(explicit), f"MODEL.LONG_TAIL.CATEGORY_COUNTS ({explicit})"
+    elif cfg.DATASETS.TRAIN:
+        counts, source = (
+            dataset_counts(tuple(cfg.DATASETS.TRAIN)),
+            f"DATASETS.TRAIN ({', '.join(cfg.DATASETS.TRAIN)})",
+        )
+    else:
+        raise UserError(
+            "No source of category counts: set DATASETS.TRAIN to a registered dataset "
+            "or MODEL.LONG_TAIL.CATEGORY_COUNTS to a JSON file."
+        )
+    key, num_classes = num_classes_of_model(cfg)
+    if check_classes and counts.num_classes != num_classes:
+        raise UserError(
+            f"{key} is {num_classes}, but {source} has {counts.num_classes} classes; set it to {counts.num_classes}."
+        )
+    return counts
+
+
+def num_classes_of_model(cfg: CfgNode) -> tuple[str, int]:
+    """The number of classes that the config's model tells apart, and the key that says it."""
+    if cfg.MODEL.META_ARCHITECTURE == "ImageClassifier":
+        return "MODEL.CLASSIFIER.NUM_CLASSES", cfg.MODEL.CLASSIFIER.NUM_CLASSES
+    return "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS.NUM_CLASSES
+
+
+def dataset_counts(dataset_names: tuple[str, ...]) -> CategoryCounts:
+    """Counts of registered datasets trained on together.
+
+    Raises:
+        UserError: the datasets have different classes.
+    """
+    parts = [_counts_of_one(name) for name in dataset_names]
+    if any(part.names != parts[0].names for part in parts):
+        raise UserError(f"The datasets of DATASETS.TRAIN ({', '.join(dataset_names)}) have different classes.")
+    return CategoryCounts(
+        category_ids=parts[0].category_ids,
+        names=parts[0].names,
+        image_counts=tuple(map(sum, zip(*(part.image_counts for part in parts), strict=True))),
+        instance_counts=tuple(map(sum, zip(*(part.instance_counts for part in parts), strict=True))),
+        num_images=sum(part.num_images for part in parts),
+    )
+
+
+def _counts_of_one(dataset_name: str) -> CategoryCounts:
+    if dataset_name not in MetadataCatalog.list():
+        raise UserError(f"Dataset {dataset_name!r} is not registered; describe it under DATASETS.CUSTOM.")
+    metadata = MetadataCatalog.get(dataset_name)
+    if metadata.get("category_counts"):
+        return metadata.category_counts
+    if metadata.get("category_counts_file"):
+        return read_count_file(metadata.category_counts_file)
+    if metadata.get("count_classes"):
+        return metadata.count_classes()
+    if metadata.get("prepare"):
+        metadata.prepare()
+    if metadata.get("category_counts"):  # of images with one label each, which have no annotation file
+        return metadata.category_counts
+    if not metadata.get("json_file"):
+        raise UserError(
+            f"Dataset {dataset_name!r} has no annotation file to count its classes in; name a file of counts with "
+            "MODEL.LONG_TAIL.CATEGORY_COUNTS."
+        )
+    return count_annotations(metadata.json_file, metadata.get("categories"))
+
+
+def count_annotations(path: str, categories: Sequence[str] | None = None) -> CategoryCounts:
+    """Count the classes of an annotation file, over its images that have annotations.
+
+    Args:
+        path: JSON in the LVIS or COCO format; crowds and other regions to ignore do not count.
+        categories: names of the classes to count; None counts all.
+    """
+    return _count(open_annotations(path), None if categories is None else tuple(categories))
+
+
+@lru_cache(maxsize=8)
+def _count(annotations: PackedAnnotations, names: tuple[str, ...] | None) -> CategoryCounts:
+    categories = chosen_categories(annotations, names)
+    place = {record["id"]: index for index, record in enumerate(categories)}
+    class_of = np.array([place.get(record["id"], -1) for record in annotations.category_records] + [-1])
+    classes = class_of[annotations.categories]
+    image_of = np.repeat(np.arange(len(annotations)), np.diff(annotations.annotation_starts))
+    kept = (classes >= 0) & ~annotations.regions
+    classes, image_of = classes[kept], image_of[kept]
+    pairs = np.sort(image_of * len(categories) + classes, kind="stable")
+    once_an_image = pairs[np.diff(pairs, prepend=-1) > 0] % max(len(categories), 1)  # np.unique takes 30 times as long
+    image_counts, instance_counts = (
+        np.bincount(counted, minlength=len(categories)).tolist() for counted in (once_an_image, classes)
+    )
+    return CategoryCounts(
+        category_ids=tuple(record["id"] for record in categories),
+        names=tuple(record["name"] for record in categories),
+        image_counts=tuple(image_counts),
+        instance_counts=tuple(instance_counts),
+        num_images=int((np.bincount(image_of) > 0).sum()),
+    )

@@ -1,0 +1,175 @@
+"""All checks of a dataset, one after the other."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from eql_d2.data.annotations.cache import PackedAnnotations, open_annotations
+from eql_d2.data.annotations.findings import Finding
+from eql_d2.data.annotations.image_paths import image_paths, images_present, missing_finding
+from eql_d2.data.category_counts import count_annotations
+from eql_d2.data.checks.before_start import NEEDED_TO_EVALUATE
+from eql_d2.data.checks.image_findings import duplicate_images, unreadable_images, wrong_sizes
+from eql_d2.data.checks.image_reading import ImageFacts, find_equal_files, read_images
+from eql_d2.data.checks.mask_findings import mask_findings
+from eql_d2.data.checks.split_findings import (
+    classes_without_training,
+    different_classes,
+    overlap_of_content,
+    overlap_of_names,
+)
+from eql_d2.errors import UserError
+from eql_d2.long_tail import CategoryCounts
+
+
+@dataclass
+class CheckedSet:
+    """An annotation file with its images, and what was found in it.
+
+    Attributes:
+        name: "train" or "val".
+        annotation_file: the file.
+        image_root: folder of the images; None if they were not looked at.
+        annotations: of the file; None if it cannot be read, as is everything that follows.
+        counts: how often each class occurs.
+        present: (N,) bool, which images are there; None if they were not looked for.
+        facts: what reading the images showed; empty if they were not looked for.
+    """
+
+    name: str
+    annotation_file: Path
+    image_root: Path | None
+    annotations: PackedAnnotations | None = None
+    counts: CategoryCounts | None = None
+    present: np.ndarray | None = None
+    facts: list[ImageFacts] = field(default_factory=list)
+
+    @cached_property
+    def paths(self) -> list[str]:
+        """Paths of the N images below the folder, in the order of ``annotations.image_ids``."""
+        return image_paths(self.annotations)
+
+
+@dataclass
+class DatasetCheck:
+    """The outcome of :func:`examine_dataset`.
+
+    Attributes:
+        sets: one or two, the set to train on first.
+        decoded: whether images were decoded, not only looked for.
+        findings: each with the name of the set it is in, or "train, val".
+    """
+
+    sets: list[CheckedSet]
+    decoded: bool
+    findings: list[tuple[str, Finding]] = field(default_factory=list)
+
+    @property
+    def num_defects(self) -> int:
+        """Number of kinds of defects, counted in each set."""
+        return sum(finding.level == "defect" for _, finding in self.findings)
+
+
+def examine_dataset(
+    annotation_file: str | Path,
+    image_root: str | Path | None = None,
+    *,
+    val_annotation_file: str | Path | None = None,
+    val_image_root: str | Path | None = None,
+    decode: bool = True,
+    workers: int | None = None,
+) -> DatasetCheck:
+    """Check an annotation file, its images, and a validation set beside it.
+
+    Args:
+        annotation_file: JSON in the LVIS or COCO format.
+        image_root: folder of its images; None to look at the annotations alone.
+        val_annotation_file: annotations of the set to validate on, if there is one.
+        val_image_root: folder of its images.
+        decode: read and decode every image, not only look for it.
+        workers: processes that read images; None for one a CPU.
+
+    Returns:
+        What was found. A broken annotation file is a finding, too.
+
+    Raises:
+        UserError: a file or folder does not exist.
+    """
+    sets = [CheckedSet("train", Path(annotation_file), image_root and Path(image_root))]
+    if val_annotation_file is not None:
+        sets.append(CheckedSet("val", Path(val_annotation_file), val_image_root and Path(val_image_root)))
+    for part in sets:
+        _require_files(part)
+    check = DatasetCheck(sets, decode and any(part.image_root for part in sets))
+    for part in sets:
+        check.findings += [(part.name, finding) for finding in _annotation_findings(part)]
+    for part in sets:
+        if part.image_root and part.annotations is not None and (missing := _look_for_images(part)):
+            check.findings.append((part.name, missing))
+    _read_images(sets, decode, workers)
+    for part in sets:
+        check.findings += [(part.name, finding) for finding in _image_findings(part) if finding]
+    if len(sets) == 2 and all(part.annotations is not None for part in sets):
+        check.findings += [("train, val", finding) for finding in _split_findings(*sets) if finding]
+    check.findings.sort(key=lambda item: item[1].level)  # defects first
+    return check
+
+
+def _require_files(part: CheckedSet) -> None:
+    """A misspelt name is no finding."""
+    if not part.annotation_file.is_file():
+        raise UserError(f"Annotation file {part.annotation_file} does not exist; check the path.")
+    if part.image_root and not part.image_root.is_dir():
+        raise UserError(f"Image folder {part.image_root} does not exist; check the path.")
+
+
+def _annotation_findings(part: CheckedSet) -> Iterator[Finding]:
+    """What is wrong within an annotation file; opens it."""
+    try:
+        part.annotations = open_annotations(part.annotation_file)
+        part.counts = count_annotations(str(part.annotation_file))
+    except UserError as error:
+        part.annotations = None
+        yield Finding("defect", "unusable annotation file", str(error), 1)
+        return
+    for finding in (*part.annotations.findings, *mask_findings(part.annotations)):
+        hinders = part.name == "val" and finding.kind in NEEDED_TO_EVALUATE
+        yield msgspec.structs.replace(finding, level="defect") if hinders else finding
+
+
+def _look_for_images(part: CheckedSet) -> Finding | None:
+    part.present = images_present(part.paths, part.image_root)
+    return missing_finding(part.paths, part.present, part.image_root)
+
+
+def _read_images(sets: list[CheckedSet], decode: bool, workers: int | None) -> None:
+    """Read the images of all sets that are there, in one go."""
+    looked_for = [part for part in sets if part.present is not None]
+    wanted = [(part, i) for part in looked_for for i in np.flatnonzero(part.present).tolist()]
+    files = [os.path.join(part.image_root, part.paths[i]) for part, i in wanted]
+    all_facts = (read_images if decode else find_equal_files)(files, workers)
+    for part in looked_for:
+        part.facts = [ImageFacts()] * len(part.paths)
+    for (part, i), facts in zip(wanted, all_facts, strict=True):
+        part.facts[i] = facts
+
+
+def _image_findings(part: CheckedSet) -> Iterator[Finding | None]:
+    if part.facts:
+        yield unreadable_images(part.paths, part.facts)
+        yield wrong_sizes(part.paths, part.facts, part.annotations.sizes)
+        yield duplicate_images(part.paths, part.facts)
+
+
+def _split_findings(train: CheckedSet, val: CheckedSet) -> Iterator[Finding | None]:
+    if train.facts and val.facts:
+        yield overlap_of_content(train.paths, train.facts, val.paths, val.facts)
+    else:
+        yield overlap_of_names(train.annotations, train.paths, val.annotations, val.paths)
+    difference = different_classes(train.counts, val.counts)
+    yield difference or classes_without_training(train.counts, val.counts)

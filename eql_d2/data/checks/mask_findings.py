@@ -1,0 +1,46 @@
+"""What is remarkable about the polygons of an annotation file; too slow for every start of training."""
+
+import math
+
+import numpy as np
+from msgspec import UNSET
+from tqdm import tqdm
+
+from eql_d2.data.annotations.cache import PackedAnnotations
+from eql_d2.data.annotations.findings import Finding, FindingCounter
+from eql_d2.data.annotations.geometry import PolygonMeasures, polygon_cases
+from eql_d2.data.annotations.parsing import annotation_name
+
+_PROGRESS_AFTER = 10_000  # images
+
+
+def mask_findings(annotations: PackedAnnotations) -> tuple[Finding, ...]:
+    """Remarks on polygons without area, and on those that do not fit their box or their area.
+
+    Args:
+        annotations: of the dataset.
+    """
+    measures, boxes, areas, names = PolygonMeasures(), [], [], []
+    places = tqdm(
+        range(len(annotations)),
+        "measuring masks",
+        unit="image",
+        disable=len(annotations) < _PROGRESS_AFTER,
+        leave=False,
+    )
+    for place in places:
+        image, records = annotations.records(place)
+        for record in records:
+            segmentation = record.get("segmentation")
+            measures.add(segmentation if isinstance(segmentation, list) else ())
+            boxes.append(record["bbox"])
+            area = record.get("area")
+            areas.append(math.nan if area is None else area)
+            names.append((record.get("id", UNSET), image["id"]))
+    counter = FindingCounter()
+    if names:
+        cases = polygon_cases(np.array(boxes, float), np.array(areas, float), *measures.result(), annotations.regions)
+        for case in cases:
+            if case.annotations.any():
+                case.tell(counter, annotation_name(*names[int(case.annotations.argmax())]))
+    return counter.findings()

@@ -1,0 +1,264 @@
+"""Datasets by name in Detectron2's catalogs: LVIS, Open Images, EmojiLVIS and the user's own."""
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from eql_d2.data.annotations.lvis_format import LVISDataset, load_lvis_format
+from eql_d2.data.category_counts import dataset_counts
+from eql_d2.data.emoji_lvis import PRESETS, generate_emoji_lvis
+from eql_d2.data.open_images import (
+    CHALLENGE_2019,
+    OpenImagesSource,
+    challenge_2019_source,
+    converted_file,
+    count_open_images,
+    ensure_converted,
+    source_of_entry,
+)
+from eql_d2.data.open_images.source import FILE_KEYS
+from eql_d2.data.training.ignore_regions import WithIgnoreRegions, with_ignore_regions
+from eql_d2.errors import UserError
+from eql_d2.long_tail import LVIS_COUNT_FILES
+
+# By which rules a dataset of this project is evaluated: LVISEvaluator or OpenImagesEvaluator.
+EVALUATORS = ("lvis", "openimages")
+
+LVIS_SPLITS = {
+    "lvis_v1": {
+        "train": "lvis_v1_train",
+        "val": "lvis_v1_val",
+        "test_dev": "lvis_v1_image_info_test_dev",
+        "test_challenge": "lvis_v1_image_info_test_challenge",
+    },
+    "lvis_v0.5": {
+        "train": "lvis_v0.5_train",
+        "val": "lvis_v0.5_val",
+        "val_rand_100": "lvis_v0.5_val_rand_100",
+        "test": "lvis_v0.5_image_info_test",
+    },
+}
+
+
+# Keys of an entry of DATASETS.CUSTOM_FILE that are paths, relative to the file.
+PATH_KEYS = ("annotations", "images", "ignore_regions", *FILE_KEYS)
+
+
+def datasets_root() -> Path:
+    """Detectron2's dataset folder: the environment's DETECTRON2_DATASETS, else ./datasets."""
+    return Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser()
+
+
+def register_lvis_format(
+    name: str,
+    annotation_file: str | Path,
+    image_root: str | Path,
+    *,
+    prepare: Callable[[], Any] | None = None,
+    categories: Sequence[str] | None = None,
+    federated: bool = True,
+    evaluator_type: str = "lvis",
+    ignore_regions: str | Path | None = None,
+    **metadata: Any,
+) -> None:
+    """Register a dataset in the LVIS or COCO format; a registration of the same name is replaced.
+
+    Args:
+        name: name for ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
+        annotation_file: JSON; read when the dataset is first used.
+        image_root: folder of the images.
+        prepare: called before the first reading, e.g. to generate the files.
+        categories: names of the classes to keep; None keeps all.
+        federated: False of COCO's format, in which every image is labelled for all classes.
+        evaluator_type: one of :data:`EVALUATORS`.
+        ignore_regions: a second annotation file of the same images (see :func:`with_ignore_regions`).
+        metadata: further metadata, e.g. ``category_counts_file``.
+    """
+
+    def load() -> LVISDataset | WithIgnoreRegions:
+        if prepare is not None:
+            prepare()
+        dataset = load_lvis_format(
+            annotation_file,
+            image_root,
+            categories=categories,
+            federated=federated,
+            ignore_defects=ignores_defects(name),
+        )
+        return with_ignore_regions(dataset, ignore_regions) if ignore_regions else dataset
+
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        if name in catalog.list():
+            catalog.remove(name)
+    _IGNORING_DEFECTS.discard(name)
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(
+        json_file=str(annotation_file),
+        image_root=str(image_root),
+        evaluator_type=evaluator_type,
+        prepare=prepare,
+        categories=categories,
+        federated=federated,
+        ignore_regions=ignore_regions,
+        **metadata,
+    )
+
+
+_IGNORING_DEFECTS: set[str] = set()
+
+
+def register_open_images(name: str, source: OpenImagesSource, categories: Sequence[str] | None = None) -> None:
+    """Register a dataset in the form of Open Images, which is converted when it is first used.
+
+    Args:
+        name: as of :func:`register_lvis_format`.
+        source: its files.
+        categories: as of :func:`register_lvis_format`.
+    """
+    # Counting reads no image, so that who evaluates needs none of the training set.
+    all_count = categories is None and source.missing_images == "error"
+    register_lvis_format(
+        name,
+        converted_file(source),
+        source.images,
+        prepare=partial(ensure_converted, source),
+        categories=categories,
+        evaluator_type="lvis" if source.classes else "openimages",
+        count_classes=partial(count_open_images, source) if all_count else None,
+    )
+
+
+def ignores_defects(name: str) -> bool:
+    """Whether defective entries of a dataset are left out; see :func:`ignore_defects_of`."""
+    return name in _IGNORING_DEFECTS
+
+
+def ignore_defects_of(name: str) -> None:
+    """Leave a dataset's defective entries out from now on, instead of refusing it."""
+    _IGNORING_DEFECTS.add(name)
+
+
+def set_class_metadata(name: str) -> None:
+    """Give a registered dataset's metadata its class names and category ids, generating its files if need be.
+
+    Raises:
+        UserError: the dataset is unknown, or its annotation file is missing or broken.
+    """
+    if name not in DatasetCatalog.list():
+        raise UserError(
+            f"Dataset {name!r} is not registered; choose one of {', '.join(project_datasets())} "
+            "or describe your own under DATASETS.CUSTOM."
+        )
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("evaluator_type") in EVALUATORS and not metadata.get("thing_classes"):
+        counts = dataset_counts((name,))
+        metadata.thing_classes = list(counts.names)
+        metadata.thing_dataset_id_to_contiguous_id = {c: i for i, c in enumerate(counts.category_ids)}
+
+
+def project_datasets() -> list[str]:
+    """Names of the datasets registered by this project."""
+    return sorted(name for name in DatasetCatalog.list() if name.startswith(("lvis_", "emoji_lvis_", "openimages_")))
+
+
+def register_builtin_datasets() -> None:
+    """Register LVIS v0.5 and v1.0 in place of Detectron2's own entries, Open Images, and the presets of EmojiLVIS."""
+    root = datasets_root()
+    for version, splits in LVIS_SPLITS.items():
+        for split, file_stem in splits.items():
+            register_lvis_format(
+                f"{version}_{split}",
+                root / "lvis" / f"{file_stem}.json",
+                root / "coco",
+                category_counts_file=str(LVIS_COUNT_FILES[version]),
+            )
+    for split in CHALLENGE_2019:
+        source = challenge_2019_source(root / "openimages" / "challenge2019", split)
+        register_open_images(f"openimages_challenge2019_{split}", source)
+    for preset, spec in PRESETS.items():
+        folder = root / "emoji_lvis" / spec.name
+        for split in ("train", "val"):
+            register_lvis_format(
+                f"emoji_lvis_{preset}_{split}",
+                folder / f"{split}.json",
+                folder,
+                prepare=partial(generate_emoji_lvis, spec, root / "emoji_lvis"),
+            )
+
+
+def register_custom_datasets(cfg: CfgNode) -> None:
+    """Register the datasets that a config describes, under ``DATASETS.CUSTOM`` and in ``DATASETS.CUSTOM_FILE``.
+
+    Raises:
+        UserError: the file is broken, or an entry lacks a key or has an unknown one.
+    """
+    for entry, source in custom_entries(cfg):
+        _register_entry(entry, source)
+
+
+def custom_entries(cfg: CfgNode) -> list[tuple[Any, str]]:
+    """The datasets that a config describes, each with the key (and file) that has it; not checked yet.
+
+    Raises:
+        UserError: ``DATASETS.CUSTOM_FILE`` cannot be read.
+    """
+    entries = [(entry, "DATASETS.CUSTOM") for entry in cfg.DATASETS.CUSTOM]
+    if cfg.DATASETS.CUSTOM_FILE:
+        path = Path(cfg.DATASETS.CUSTOM_FILE)
+        entries += [(entry, f"DATASETS.CUSTOM_FILE {path}") for entry in _entries_of_file(path)]
+    return entries
+
+
+def _entries_of_file(path: Path) -> list[dict[str, Any]]:
+    """The entries of a YAML file, their paths made relative to the current folder instead of the file's."""
+    try:
+        entries = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"DATASETS.CUSTOM_FILE {path} cannot be read ({error.strerror}).") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"DATASETS.CUSTOM_FILE {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(entries, list):
+        raise UserError(
+            f"DATASETS.CUSTOM_FILE {path} must hold a list of datasets, each with name, annotations, images."
+        )
+    return [
+        {key: str(path.parent / value) if key in PATH_KEYS else value for key, value in entry.items()}
+        if isinstance(entry, dict)
+        else entry
+        for entry in entries
+    ]
+
+
+def _register_entry(entry: Any, source: str) -> None:
+    if isinstance(entry, dict) and entry.get("format") == "openimages":
+        register_open_images(entry.get("name"), source_of_entry(entry, source), entry.get("categories"))
+        return
+    required, optional = {"name", "annotations", "images"}, {"format", "categories", "ignore_regions"}
+    if not isinstance(entry, dict) or not required <= set(entry) <= required | optional:
+        raise UserError(
+            f"{source} has the entry {entry}; it needs the keys {', '.join(sorted(required))}, and may have "
+            f"{', '.join(sorted(optional))}."
+        )
+    annotation_format = entry.get("format", "lvis")
+    if annotation_format not in ("lvis", "coco"):
+        raise UserError(
+            f"{source}: dataset {entry['name']!r} has the format {annotation_format!r}; it must be lvis, coco or "
+            "openimages."
+        )
+    register_lvis_format(
+        entry["name"],
+        entry["annotations"],
+        entry["images"],
+        categories=entry.get("categories"),
+        federated=annotation_format == "lvis",
+        ignore_regions=entry.get("ignore_regions"),
+    )
+
+
+register_builtin_datasets()

@@ -1,0 +1,1 @@
+"""What a training step sees: sampling, loading, augmentation and targets."""

@@ -1,0 +1,1 @@
+"""Boxes, masks and names on pictures, and sheets of pictures."""

@@ -1,0 +1,26 @@
+"""Configuration keys of the engine: what trains, what is watched, values that follow from the data."""
+
+from detectron2.config import CfgNode
+
+
+def add_engine_config(cfg: CfgNode) -> None:
+    """Add the keys, in place."""
+    cfg.ENGINE = CfgNode()
+    # Python modules to import before anything is built, e.g. ("my_losses",) with the user's own box predictor;
+    # found as usual, or in the current folder.
+    cfg.ENGINE.IMPORT = ()
+    # Iterations between two logs of what a method balances: each class's gradients and loss state. 0: never.
+    cfg.ENGINE.WATCH_PERIOD = 100
+    # OpenMP threads of each training process on a CPU; 0 leaves PyTorch's choice.
+    cfg.ENGINE.CPU_THREADS = 0
+
+    # Shell-style name patterns of the parameters that train, e.g. "roi_heads.box_predictor*.cls_score.*"; empty: all.
+    cfg.SOLVER.TRAINABLE = ()
+
+    # The share in (0, 1) of all class images that belongs to tail classes, from which a LAMBDA of auto follows. With
+    # 0.09 it is EQL's own threshold on LVIS v0.5.
+    cfg.MODEL.LONG_TAIL.TAIL_RATIO = 0.09
+    # Keys that say auto, to be settled when the training data are known. They may be: MODEL.ROI_HEADS.NUM_CLASSES,
+    # MODEL.CLASSIFIER.NUM_CLASSES, and of this node PRIOR_PROB, EQL.LAMBDA, SEQL.LAMBDA, DROP_LOSS.LAMBDA and
+    # BAGS.BIN_EDGES. Noted by what reads a config.
+    cfg.MODEL.LONG_TAIL.AUTO = ()

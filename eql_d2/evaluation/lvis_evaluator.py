@@ -1,0 +1,152 @@
+"""LVIS metrics as a Detectron2 evaluator, for any dataset in the LVIS or COCO format."""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import Metadata, MetadataCatalog
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.utils import comm
+
+from eql_d2.data.annotations.cache import open_annotations
+from eql_d2.data.annotations.lvis_format import annotation_content, check_annotations
+from eql_d2.data.registration import ignores_defects
+from eql_d2.errors import UserError
+from eql_d2.evaluation.detection_evaluator import DetectionEvaluator, check_finite
+from eql_d2.evaluation.metrics.evaluation import LVIS_MAX_DETECTIONS, Evaluation, engine_by_name, write_class_ap
+from eql_d2.evaluation.metrics.ground_truth import GroundTruth
+from eql_d2.evaluation.results.parts import ResultParts
+from eql_d2.long_tail import CategoryCounts
+
+logger = logging.getLogger(__name__)
+
+
+class LVISEvaluator(DetectionEvaluator):
+    """AP, AP of rare, common and frequent classes, and AR by LVIS's federated rules.
+
+    Nothing grows with the dataset but the ground truth (about the size of its file, in every process) and the
+    engine's compact states: results go to disk as they come. With several machines, ``output_dir`` has to be a
+    folder that they share for the results of all to be saved; the metrics do not depend on it.
+
+    Args:
+        dataset_name: registered dataset whose metadata has ``json_file`` in the LVIS format, or in COCO's with
+            ``federated`` False, which is evaluated by COCO's rules.
+        tasks: "bbox" and/or "segm"; None infers them from the first predictions.
+        distributed: gather from all processes; False evaluates what this process saw.
+        output_dir: folder for ``lvis_instances_results.json`` and per-class AP as CSV; None writes nothing.
+        max_dets_per_image: detections of an image that count, at most LVIS's 300; None or -1 is 300.
+        engine: key of :data:`eql_d2.evaluation.metrics.evaluation.ENGINES` for LVIS's rules.
+        fixed_ap: also compute AP-fixed, and save all detections.
+        counts: of the training data, from which the groups rare, common and frequent follow; None takes them from the
+            annotation file.
+
+    Raises:
+        UserError: the annotation file is missing or broken, or the engine is unknown.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        tasks: Sequence[str] | None = None,
+        distributed: bool = True,
+        output_dir: str | None = None,
+        *,
+        max_dets_per_image: int | None = None,
+        engine: str = "hotcoco",
+        fixed_ap: bool = False,
+        counts: CategoryCounts | None = None,
+    ) -> None:
+        metadata = MetadataCatalog.get(dataset_name)
+        if metadata.get("prepare"):
+            metadata.prepare()
+        self._ground_truth = _ground_truth(metadata, counts, ignores_defects(dataset_name))
+        if engine == "lvis" and self._ground_truth.rules == "coco":
+            engine = "pycocotools"  # the official one by these rules
+        engine_by_name(engine, self._ground_truth.rules)
+        self._category_ids = self._ground_truth.category_ids
+        self._tasks = tuple(tasks) if tasks else None
+        self._distributed = distributed
+        self._output_dir = Path(output_dir) if output_dir else None
+        unlimited = max_dets_per_image is None or max_dets_per_image < 0  # -1 is Detectron2's "all"
+        self._max_dets = LVIS_MAX_DETECTIONS if unlimited else min(max_dets_per_image, LVIS_MAX_DETECTIONS)
+        self._engine, self._fixed_ap = engine, fixed_ap
+        self._parts: ResultParts | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all predictions."""
+        if self._parts:
+            self._parts.discard()
+        self._parts = ResultParts(self._output_dir / "lvis_instances_results.json") if self._output_dir else None
+        self._evaluation = self._start() if self._tasks else None
+
+    def _start(self) -> Evaluation | None:
+        """None for a test set, which has no annotations."""
+        if not self._ground_truth.is_labelled:
+            return None
+        return Evaluation(self._ground_truth, self._tasks, self._engine, self._max_dets, self._fixed_ap)
+
+    def _process_image(self, image_id: int, instances: Any) -> None:
+        if image_id not in self._ground_truth.images:
+            raise UserError(f"Image id {image_id} is not in {self._ground_truth.source}.")
+        check_finite(image_id, instances)
+        if self._tasks is None:
+            self._tasks = ("bbox", "segm") if instances.has("pred_masks") else ("bbox",)
+            self._evaluation = self._start()
+        # The sort is stable, so that detections of equal score keep the model's order.
+        best = instances.scores.argsort(descending=True, stable=True)
+        results = instances_to_coco_json(instances[best if self._fixed_ap else best[: self._max_dets]], image_id)
+        for result in results:
+            result["category_id"] = self._category_ids[result["category_id"]]
+        if self._evaluation:
+            self._evaluation.add_image(image_id, results)
+        if self._parts:
+            self._parts.write(results)
+
+    def evaluate(self) -> OrderedDict[str, dict[str, float]]:
+        """Compute the metrics.
+
+        Returns:
+            On the first process ``{"bbox": {metric: percent}, "segm": …}``, NaN where a metric is undefined
+            (no class of that group); elsewhere an empty dict.
+
+        Raises:
+            UserError: the results cannot be written.
+        """
+        if self._parts:
+            saved = self._parts.join(self._distributed)
+            if saved:
+                logger.info("Saved the results to %s.", saved)
+        if not self._ground_truth.is_labelled:
+            logger.info("%s has no annotations; results are saved, not evaluated.", self._ground_truth.source)
+            return OrderedDict()
+        self._agree_on_tasks()
+        metrics = self._evaluation.compute(self._distributed) if self._evaluation else {}
+        if self._output_dir:
+            for task, of_task in metrics.items():
+                self._output_dir.mkdir(parents=True, exist_ok=True)
+                write_class_ap(self._output_dir / f"per_class_ap_{task}.csv", self._ground_truth, of_task.class_ap)
+        return OrderedDict((task, of_task.values) for task, of_task in metrics.items())
+
+    def _agree_on_tasks(self) -> None:
+        """Let a process that saw no image join in the tasks that the others inferred."""
+        if self._distributed:
+            self._tasks = next((tasks for tasks in comm.all_gather(self._tasks) if tasks), None)
+        if self._tasks and not self._evaluation:
+            self._evaluation = self._start()
+
+
+def _ground_truth(metadata: Metadata, counts: CategoryCounts | None, ignore_defects: bool) -> GroundTruth:
+    """The ground truth of a registered dataset, read from its cache, with the groups of some counts."""
+    federated = metadata.get("federated", True)
+    annotations = open_annotations(metadata.json_file)
+    check_annotations(annotations, federated, ignore_defects)
+    content = annotation_content(annotations, metadata.get("categories"))
+    rules = "lvis" if federated else "coco"
+    ground_truth = GroundTruth(content, metadata.json_file, rules)
+    if counts is not None and counts.names == tuple(category["name"] for category in ground_truth.categories):
+        ids = ground_truth.category_ids  # its own: those of the training file may be others
+        ground_truth.set_frequencies(dict(zip(ids, counts.frequency_groups, strict=True)), "the training data")
+    return ground_truth

@@ -1,0 +1,1 @@
+"""Ground truth, the engines that compute metrics from it, and the rules they follow."""

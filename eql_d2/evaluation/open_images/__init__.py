@@ -1,0 +1,1 @@
+"""Evaluation by the rules of the Open Images Challenge 2019."""

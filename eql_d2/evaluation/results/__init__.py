@@ -1,0 +1,1 @@
+"""Detections as files: encoding, parts of several processes, readers, ensembles."""

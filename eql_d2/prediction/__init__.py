@@ -1,0 +1,1 @@
+"""A folder of pictures in, results and pictures out."""

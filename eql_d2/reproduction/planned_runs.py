@@ -1,0 +1,266 @@
+"""From the rows of a table to runs: which config, which folder, what has to run before, and what is done already."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+
+import yaml
+from detectron2.config import CfgNode
+
+from eql_d2.engine import load_config
+from eql_d2.engine.ledger.identity import config_hash, config_identity, plain_config
+from eql_d2.engine.ledger.reading import read_entry
+from eql_d2.engine.ledger.writing import FILE_NAME
+from eql_d2.errors import UserError
+from eql_d2.reproduction.emoji import emoji_training
+from eql_d2.reproduction.tables import Row, Table, Training
+
+CONFIGS = Path("configs")
+SCALES = ("paper", "emoji")
+DEFAULT_OUTPUT = {"paper": Path("output/tables"), "emoji": Path("output/tables_emoji")}
+FINAL_WEIGHTS = "model_final.pth"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training and what identifies it.
+
+    Attributes:
+        training: config file and overrides.
+        cfg: its config.
+        hash: of the config, see :func:`eql_d2.engine.ledger.writing.config_hash`; without the keys of ``auto``.
+        auto: keys that the training data settles, which no config file knows.
+        first: the recipe of what is trained before, whose final weights it starts from; None without.
+    """
+
+    training: Training
+    cfg: CfgNode = field(hash=False, compare=False)
+    hash: str
+    auto: tuple[str, ...]
+    first: "Recipe | None" = None
+
+    def differing_keys(self, config: dict) -> list[str]:
+        """Keys in which another config differs in more than two runs of one recipe may."""
+        own, other = (config_identity(c, self.auto) for c in (plain_config(self.cfg), config))
+        return sorted(key for key in own.keys() | other.keys() if own.get(key) != other.get(key))
+
+    def fits(self, entry: dict) -> bool:
+        """Whether the config of a ledger entry is of this recipe."""
+        return config_hash(entry["config"], self.auto) == self.hash
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training, with a seed, of a row or of what comes before it.
+
+    Attributes:
+        name: ``TABLE/ROW/seed_N``; of a first stage that is no row, ``TABLE/first_stage_HASH/seed_N``.
+        folder: its ``OUTPUT_DIR``.
+        num_gpus: that the source of the row trained on.
+        before: the run whose final weights it starts from.
+    """
+
+    name: str
+    recipe: Recipe
+    seed: int
+    folder: Path
+    num_gpus: int
+    before: "Run | None" = None
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What makes two runs the same: hashes of the config and of the first stage's (or ""), and the seed."""
+        return self.recipe.hash, self.recipe.first.hash if self.recipe.first else "", self.seed
+
+    @property
+    def stage(self) -> int:
+        """1 of a run that starts from no other, else one more than the run before."""
+        return self.before.stage + 1 if self.before else 1
+
+
+@lru_cache(maxsize=1024)
+def recipe_of(training: Training, scale: str = "paper") -> Recipe:
+    """Load the config of a training and of those before it.
+
+    Raises:
+        UserError: a file is missing or one of its keys, or there is no counterpart at this scale.
+    """
+    if not (CONFIGS / training.config).is_file():
+        raise UserError(f"its config {CONFIGS / training.config} no longer exists.")
+    cfg = _config_of(training)
+    if scale == "emoji":
+        training = emoji_training(training, cfg)
+        cfg = _config_of(training)
+    first = recipe_of(training.first_stage, scale) if training.first_stage else None
+    if first:
+        training = replace(training, overrides=(*training.overrides, "MODEL.WEIGHTS", FINAL_WEIGHTS))
+        cfg = _config_of(training)
+    auto = tuple(cfg.MODEL.LONG_TAIL.AUTO)
+    ignored = (*auto, "MODEL.LONG_TAIL.AUTO") if auto else ()
+    return Recipe(training, cfg, config_hash(plain_config(cfg), ignored), ignored, first)
+
+
+@lru_cache(maxsize=1024)
+def _config_of(training: Training) -> CfgNode:
+    return load_config(str(CONFIGS / training.config), list(training.overrides))
+
+
+def recipe_of_row(row: Row, scale: str = "paper") -> Recipe:
+    """The recipe of a row.
+
+    Raises:
+        UserError: the row cannot be trained at this scale, or its config does not exist any more.
+    """
+    if row.training is None:
+        raise UserError(f"Row {row.name} cannot be trained: {row.not_trained}.")
+    if scale == "emoji" and row.task == "classification":
+        raise UserError(f"Row {row.name} has no counterpart on EmojiLVIS: it classifies images.")
+    try:
+        return recipe_of(row.training, scale)
+    except UserError as error:
+        raise UserError(f"Row {row.name}: {error}") from None
+
+
+def plan(
+    table: Table, rows: Iterable[Row], seeds: Sequence[int], output: Path, scale: str = "paper"
+) -> tuple[list[Run], list[str]]:
+    """The runs of some rows, each once, after what it starts from.
+
+    Args:
+        table: to which the rows belong.
+        rows: those to run.
+        seeds: one run of each row a seed.
+        output: folder of all runs.
+        scale: one of :data:`SCALES`.
+
+    Returns:
+        The runs, and one sentence for each row that has none.
+    """
+    runs: dict[tuple[str, str, int], Run] = {}
+    left_out: list[str] = []
+    names = _names_by_hash(table, scale)
+    for row in rows:
+        try:
+            recipe = recipe_of_row(row, scale)
+        except UserError as error:
+            left_out.append(str(error))
+            continue
+        for seed in seeds:
+            _add(runs, recipe, seed, output, row, names | {recipe.hash: row.id})
+    return list(runs.values()), left_out
+
+
+def _names_by_hash(table: Table, scale: str) -> dict[str, str]:
+    """{hash: row id} of the rows that are the first stages of others."""
+    wanted = {row.training.first_stage for row in table.rows if row.training}
+    names: dict[str, str] = {}
+    for row in table.rows:
+        if row.training and row.training in wanted:
+            try:
+                names.setdefault(recipe_of_row(row, scale).hash, row.id)
+            except UserError:
+                continue
+    return names
+
+
+def _add(
+    runs: dict[tuple[str, str, int], Run], recipe: Recipe, seed: int, output: Path, row: Row, names: dict[str, str]
+) -> Run:
+    """Add a run after those that it starts from, unless it is there."""
+    before = _add(runs, recipe.first, seed, output, row, names) if recipe.first else None
+    own = names.get(recipe.hash, f"first_stage_{recipe.hash[:8]}")
+    seed = seed if recipe.training.seed is None else recipe.training.seed
+    name = f"{row.table}/{own}/seed_{seed}"
+    run = Run(name, recipe, seed, output / name, row.num_gpus, before)
+    return runs.setdefault(run.key, run)
+
+
+def finished_runs(output: Path) -> dict[tuple[str, str, int], Path]:
+    """{key of a run: folder} of the finished runs below a folder; what cannot be read is not finished."""
+    found: dict[tuple[str, str, int], Path] = {}
+    for path in sorted(output.glob(f"*/*/seed_*/{FILE_NAME}")):
+        try:
+            entry = read_entry(path)
+        except UserError:
+            continue
+        found.setdefault((entry["config_hash"], entry.get("first_stage") or "", entry["seed"]), path.parent)
+    return found
+
+
+def state_of(run: Run, finished: dict[tuple[str, str, int], Path]) -> tuple[str, Path]:
+    """How far a run is.
+
+    Args:
+        run: one of a plan.
+        finished: of :func:`finished_runs`.
+
+    Returns:
+        "done" and the folder that holds it (its own, or that of an equal run of another row), "resume" or "new" and
+        its own folder.
+
+    Raises:
+        UserError: the folder holds a run of another config, or what is there is broken.
+    """
+    entry_file = run.folder / FILE_NAME
+    if entry_file.exists():
+        entry = read_entry(entry_file)
+        _refuse_another_config(run, entry["config"])
+        return "done", run.folder
+    if run.key in finished:
+        return "done", finished[run.key]
+    if (run.folder / "last_checkpoint").exists():
+        _refuse_another_config(run, _config_in(run.folder))
+        return "resume", run.folder
+    return "new", run.folder
+
+
+def _config_in(folder: Path) -> dict:
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        return json.loads(json.dumps(config))
+    except (OSError, ValueError, yaml.YAMLError):
+        raise UserError(f"{folder} holds a checkpoint, but no whole config.yaml; delete the folder.") from None
+
+
+def _refuse_another_config(run: Run, config: dict) -> None:
+    keys = run.recipe.differing_keys(config)
+    if keys:
+        more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+        raise UserError(
+            f"{run.folder} holds a run whose config differs from the row's in {', '.join(keys[:3])}{more}; "
+            "move it away or set another --output."
+        )
+
+
+def command_of(
+    run: Run,
+    state: str,
+    *,
+    num_gpus: int,
+    weights: Path | None = None,
+    python: Sequence[str] = ("python",),
+    more: Sequence[str] = (),
+) -> list[str]:
+    """The command of tools/train_net.py, or of tools/train_classifier.py, that carries out a run.
+
+    Args:
+        run: one of a plan.
+        state: "new" or "resume".
+        num_gpus: processes of this machine; under torchrun or srun they say it themselves.
+        weights: final weights of the run before; None without.
+        python: what starts Python.
+        more: KEY VALUE pairs to add.
+    """
+    training = run.recipe.training
+    classifies = run.recipe.cfg.MODEL.META_ARCHITECTURE == "ImageClassifier"
+    tool = "tools/train_classifier.py" if classifies else "tools/train_net.py"
+    command = [*python, tool, "--config-file", str(CONFIGS / training.config), "--num-gpus", str(num_gpus)]
+    if state == "resume":
+        command.append("--resume")
+    overrides = list(training.overrides)
+    if weights is not None and run.before is not None:
+        overrides[-1] = str(weights)  # in place of the name alone, see recipe_of
+    command += [*overrides, *more]
+    return [*command, "OUTPUT_DIR", str(run.folder), "SEED", str(run.seed)]
