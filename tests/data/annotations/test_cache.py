@@ -14,7 +14,7 @@ import time
 import orjson
 import pytest
 
-from eql_d2.data import annotation_cache
+from eql_d2.data.annotations import cache as annotation_cache
 from eql_d2.data.annotations.cache import open_annotations
 from eql_d2.data.annotations.packing import PREAMBLE
 from eql_d2.errors import UserError

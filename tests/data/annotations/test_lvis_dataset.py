@@ -21,9 +21,9 @@ from pycocotools import mask as mask_api
 from torch.utils.data import DataLoader
 
 from benchmarks.loading import make_annotation_file
-from eql_d2.data import loader as loader_module
 from eql_d2.data.annotations.lvis_format import LVISDataset, load_lvis_format
 from eql_d2.data.category_counts import dataset_counts
+from eql_d2.data.training import loader as loader_module
 from eql_d2.data.training.loader import build_test_loader, build_train_loader
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eql_d2.evaluation import json_entries as json_entries_module
+from eql_d2.evaluation.results import json_entries as json_entries_module
 from eql_d2.evaluation.results.json_entries import json_entries
 from tests.evaluation.made_up import made_up
 
