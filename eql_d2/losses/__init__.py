@@ -3,7 +3,6 @@
 from eql_d2.long_tail import lambda_for_tail_ratio, quantile_bin_edges, tail_ratio
 from eql_d2.losses.balanced_group_softmax import BalancedGroupSoftmax
 from eql_d2.losses.base import ClassificationLoss
-from eql_d2.losses.classification import CLASSIFICATION_LOSSES, build_classification_loss
 from eql_d2.losses.cross_entropy import SigmoidCrossEntropy, SoftmaxCrossEntropy
 from eql_d2.losses.drop_loss import DropLoss
 from eql_d2.losses.equalization import EqualizationLoss
@@ -12,12 +11,22 @@ from eql_d2.losses.federated import FederatedLoss
 from eql_d2.losses.focal import FocalLoss
 from eql_d2.losses.ldam import LDAMLoss
 from eql_d2.losses.logit_adjustment import BalancedSoftmaxLoss, LogitAdjustmentLoss
+from eql_d2.losses.registry import (
+    CLASSIFICATION_LOSSES,
+    METHODS,
+    Method,
+    build_classification_loss,
+    build_loss,
+    list_methods,
+    register_method,
+)
 from eql_d2.losses.reweighting import ClassBalancedLoss, InverseFrequencyLoss
 from eql_d2.losses.seesaw import SeesawLoss
 from eql_d2.losses.softmax_equalization import SoftmaxEqualizationLoss
 
 __all__ = [
     "CLASSIFICATION_LOSSES",
+    "METHODS",
     "BalancedGroupSoftmax",
     "BalancedSoftmaxLoss",
     "ClassBalancedLoss",
@@ -30,12 +39,16 @@ __all__ = [
     "InverseFrequencyLoss",
     "LDAMLoss",
     "LogitAdjustmentLoss",
+    "Method",
     "SeesawLoss",
     "SigmoidCrossEntropy",
     "SoftmaxCrossEntropy",
     "SoftmaxEqualizationLoss",
     "build_classification_loss",
+    "build_loss",
     "lambda_for_tail_ratio",
+    "list_methods",
     "quantile_bin_edges",
+    "register_method",
     "tail_ratio",
 ]

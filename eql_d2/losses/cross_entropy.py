@@ -39,6 +39,9 @@ class SigmoidCrossEntropy(SigmoidLoss):
         has_background: False is image classification.
     """
 
+    def __init__(self, num_classes: int, has_background: bool = True) -> None:
+        super().__init__(num_classes, has_background)
+
     def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
         one = logits.new_ones(self.num_classes)
         summed = weighted_sigmoid_sum(logits, gt_classes, one, lambda classes: one)

@@ -4,14 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eql_d2.losses.base import at_least_float32, prior_bias
+from eql_d2.losses.base import at_least_float32
 from eql_d2.losses.distributed import sum_over_processes
 from eql_d2.losses.row_blocks import row_blocks
-from eql_d2.losses.sigmoid import own_column, set_own_column, weighted_sigmoid_sum
+from eql_d2.losses.sigmoid import SigmoidLoss, own_column, set_own_column, weighted_sigmoid_sum
 from eql_d2.losses.stateful import StatefulLoss
 
 
-class EqualizationLossV2(StatefulLoss):
+class EqualizationLossV2(StatefulLoss, SigmoidLoss):
     """Sigmoid cross-entropy that balances each class's positive and negative gradients over the training.
 
     With g the ratio of a class's accumulated positive to negative gradients and f(g) = σ(γ (g - μ)), its
@@ -33,7 +33,6 @@ class EqualizationLossV2(StatefulLoss):
         ValueError: an argument is out of its range; the sentence names it.
     """
 
-    exclusive = False
     pos_grad: Tensor
     neg_grad: Tensor
     pos_neg_ratio: Tensor
@@ -41,8 +40,8 @@ class EqualizationLossV2(StatefulLoss):
     def __init__(
         self, num_classes: int, alpha: float = 4.0, gamma: float = 12.0, mu: float = 0.8, objectness: bool = True
     ) -> None:
-        initial_state = {"pos_grad": 0.0, "neg_grad": 0.0, "pos_neg_ratio": 100.0}
-        super().__init__(num_classes, num_classes + objectness, initial_state)
+        super().__init__(num_classes, num_logits=num_classes + objectness)
+        self.register_state(pos_grad=0.0, neg_grad=0.0, pos_neg_ratio=100.0)
         if alpha < 0:
             raise ValueError(f"alpha is {alpha}; it must not be negative.")
         if gamma <= 0:
@@ -87,14 +86,11 @@ class EqualizationLossV2(StatefulLoss):
         self.pos_neg_ratio = self.pos_grad / (self.neg_grad + 1e-10)
 
     def scores(self, logits: Tensor) -> Tensor:
-        probabilities = at_least_float32(logits).sigmoid()
         if not self.objectness:
-            return F.pad(probabilities, (0, 1))
+            return super().scores(logits)
+        probabilities = at_least_float32(logits).sigmoid()
         background = probabilities[:, -1:]
         return torch.cat([probabilities[:, :-1] * (1 - background), background], dim=1)
-
-    def initial_bias(self, prior_prob: float = 0.001) -> Tensor:
-        return torch.full((self.num_logits,), prior_bias(prior_prob))
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, alpha={self.alpha}, gamma={self.gamma}, mu={self.mu}"

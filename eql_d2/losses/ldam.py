@@ -1,18 +1,19 @@
 """Label-distribution-aware margins (LDAM) with deferred re-weighting: Cao et al., NeurIPS 2019, arXiv 1906.07413."""
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eql_d2.losses.base import ClassificationLoss, at_least_float32, class_statistics
+from eql_d2.losses.base import at_least_float32, class_statistics
 from eql_d2.losses.reweighting import checked_beta, inverse_effective_numbers
 from eql_d2.losses.row_blocks import sum_over_rows
+from eql_d2.losses.stateful import StatefulLoss
 
 
-class LDAMLoss(ClassificationLoss):
+class LDAMLoss(StatefulLoss):
     """Softmax cross-entropy of scaled cosines in which each class must win by a margin, the rarer the larger.
 
     With cosines z of a normalized classifier, the loss is the cross-entropy of s (z_j - Δ_y [j = y]), where
@@ -62,7 +63,7 @@ class LDAMLoss(ClassificationLoss):
         weights = inverse_effective_numbers(counts, beta)
         self.register_buffer("margins", margins.float(), persistent=False)
         self.register_buffer("deferred_weights", (weights / weights.mean()).float(), persistent=False)
-        self.register_buffer("reweighting", torch.tensor(False))
+        self.register_state(shape=(), reweighting=False)
 
     def set_reweighting(self, on: bool) -> None:
         """Switch the deferred weights on or off, from the next step on."""
@@ -83,21 +84,8 @@ class LDAMLoss(ClassificationLoss):
     def scores(self, logits: Tensor) -> Tensor:
         return (self.scale * at_least_float32(logits)).softmax(dim=1)
 
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        # Of a training with another loss, as the first stage of a decoupled one.
-        state_dict.setdefault(f"{prefix}reweighting", self.reweighting.clone())
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
+    def start_afresh(self, absent: Sequence[str]) -> None:
+        """Leave the switch as it is: the checkpoint is of another loss, as the first stage of a decoupled training."""
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, max_margin={self.max_margin}, scale={self.scale}, beta={self.beta}"

@@ -55,8 +55,8 @@ class SeesawLoss(StatefulLoss):
         has_background: bool = True,
     ) -> None:
         objectness = objectness and has_background
-        num_logits = num_classes + has_background + objectness
-        super().__init__(num_classes, num_logits, {"cum_samples": 0.0}, has_background)
+        super().__init__(num_classes, num_classes + has_background + objectness, has_background)
+        self.register_state(cum_samples=0.0)
         for name, value in (("p", p), ("q", q)):
             if value < 0:
                 raise ValueError(f"{name} is {value}; it must not be negative.")

@@ -20,12 +20,13 @@ class SigmoidLoss(ClassificationLoss):
     Args:
         num_classes: number K of foreground classes.
         has_background: False is image classification.
+        num_logits: K, or more where a loss has further sigmoids.
     """
 
     exclusive = False
 
-    def __init__(self, num_classes: int, has_background: bool = True) -> None:
-        super().__init__(num_classes, num_classes, has_background)
+    def __init__(self, num_classes: int, has_background: bool = True, num_logits: int | None = None) -> None:
+        super().__init__(num_classes, num_classes if num_logits is None else num_logits, has_background)
 
     def scores(self, logits: Tensor) -> Tensor:
         foreground = at_least_float32(logits).sigmoid()

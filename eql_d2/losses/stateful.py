@@ -1,7 +1,7 @@
 """State that a loss collects over all training steps, and that checkpoints keep."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,30 +11,41 @@ from eql_d2.losses.base import ClassificationLoss
 
 
 class StatefulLoss(ClassificationLoss):
-    """A loss with (K,) numbers per class that it collects in training mode and that checkpoints keep.
+    """A mixin for losses with numbers that they collect in training mode and that checkpoints keep.
 
-    They are persistent buffers in float32, or in float64 where the module is cast to that. A cast to half precision,
-    which cannot hold sums over a training run, leaves them in float32. A checkpoint without them (of a training
-    without this loss) starts them afresh with a warning, also in strict mode.
-
-    Args:
-        num_classes: number K of foreground classes.
-        num_logits: width of the classifier's output.
-        initial_state: what each buffer starts from, by name.
-        has_background: as of :class:`ClassificationLoss`.
+    It goes before the loss that it extends, ``class MyLoss(StatefulLoss, SigmoidLoss)``, whose constructor then calls
+    :meth:`register_state`. The state is persistent buffers in float32, or in float64 where the module is cast to
+    that. A cast to half precision, which cannot hold sums over a training run, leaves them in float32. A checkpoint
+    without them (of a training without this loss) starts them afresh with a warning, also in strict mode.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        num_logits: int,
-        initial_state: dict[str, float],
-        has_background: bool | None = None,
-    ) -> None:
-        super().__init__(num_classes, num_logits, has_background)
-        self.initial_state = initial_state
-        for name, value in initial_state.items():
-            self.register_buffer(name, torch.full((num_classes,), value, dtype=torch.float32))
+    def register_state(self, shape: Sequence[int] | None = None, **initial: float) -> None:
+        """Add buffers to the state.
+
+        Args:
+            shape: of each; None is (K,), one number for each class.
+            initial: what each starts from, by name; a bool makes it a bool buffer.
+        """
+        shape = (self.num_classes,) if shape is None else tuple(shape)
+        for name, value in initial.items():
+            dtype = torch.bool if isinstance(value, bool) else torch.float32
+            self.register_buffer(name, torch.full(shape, value, dtype=dtype))
+        self.initial_state: dict[str, float] = {**getattr(self, "initial_state", {}), **initial}
+
+    def class_state(self) -> dict[str, Tensor]:
+        """The part of the state that has one number for each class, (K,), by name."""
+        return {name: value for name, value in self.state_dict().items() if value.shape == (self.num_classes,)}
+
+    def start_afresh(self, absent: Sequence[str]) -> None:
+        """Set the state as before the first step, after a checkpoint that lacks a part of it was loaded.
+
+        Args:
+            absent: full names of what it lacks.
+        """
+        # All or nothing: ratios and sums of different runs do not fit together.
+        for name, value in self.initial_state.items():
+            getattr(self, name).fill_(value)
+        warnings.warn(f"The checkpoint has no {', '.join(absent)}; {type(self).__name__} starts to collect afresh.")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "StatefulLoss":
         before = {name: getattr(self, name) for name in self.initial_state}
@@ -58,14 +69,7 @@ class StatefulLoss(ClassificationLoss):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
-        absent = [name for name in self.initial_state if prefix + name not in state_dict]
-        if not absent:
-            return
-        # All or nothing: ratios and sums of different runs do not fit together.
-        for name, value in self.initial_state.items():
-            getattr(self, name).fill_(value)
-        missing_keys[:] = [key for key in missing_keys if key.removeprefix(prefix) not in absent]
-        warnings.warn(
-            f"The checkpoint has no {', '.join(prefix + name for name in absent)}; "
-            f"{type(self).__name__} starts to collect afresh."
-        )
+        absent = [prefix + name for name in self.initial_state if prefix + name not in state_dict]
+        if absent:
+            missing_keys[:] = [key for key in missing_keys if key not in absent]
+            self.start_afresh(absent)

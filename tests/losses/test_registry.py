@@ -45,7 +45,7 @@ def test_every_loss_is_without_background(name):
     assert set(loss(logits, labels)) == {"loss_cls"}
     scores = loss.scores(logits)
     assert scores.shape == (12, K)
-    if name not in ("focal", "bags"):  # K and G distributions
+    if loss.exclusive and name != "bags":  # which has G distributions
         torch.testing.assert_close(scores.sum(dim=1), torch.ones(12, dtype=torch.float64))
     with pytest.raises(ValueError, match=rf"the class {K}; it must lie in \[0, {K - 1}\]"):
         loss(logits, labels.clone().fill_(K))
