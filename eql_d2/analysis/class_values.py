@@ -8,22 +8,24 @@ import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
 
-from eql_d2.analysis.finished_runs import Run, Values
+from eql_d2.analysis.finished_runs import FinishedRun, Values
 from eql_d2.data.annotations.cache import open_annotations
 from eql_d2.data.annotations.lvis_format import annotation_content
+from eql_d2.data.annotations.rules import is_region
 from eql_d2.data.registration import register_custom_datasets
 from eql_d2.drawing.instances import box_iou
 from eql_d2.engine.description import read_description, register_classes
 from eql_d2.errors import UserError
 from eql_d2.evaluation.metrics.ground_truth import GroundTruth
 from eql_d2.evaluation.results.results_file import ResultsFile
-from eql_d2.modeling.box_predictor import BOX_PREDICTOR_REGISTRY, build_loss
+from eql_d2.modeling.loss_config import loss_of_config
+from eql_d2.modeling.predictors import predictor_class
 
 MIN_IOU = 0.5
 _PREDICTOR, _WEIGHT = "roi_heads.box_predictor.", "cls_score.weight"
 
 
-def weight_norms(run: Run) -> dict[str, Values]:
+def weight_norms(run: FinishedRun) -> dict[str, Values]:
     """‖w_j‖ of the classifier's weights, times its learned scale where it has one (LWS).
 
     Returns:
@@ -42,10 +44,10 @@ def weight_norms(run: Run) -> dict[str, Values]:
     register_classes(name, classes)
     cfg.DATASETS.TRAIN, cfg.MODEL.LONG_TAIL.CATEGORY_COUNTS = (name,), ""
     method = cfg.MODEL.ROI_BOX_HEAD.PREDICTOR
-    if method not in BOX_PREDICTOR_REGISTRY:
+    predictor = predictor_class(method)
+    if predictor is None:
         raise UserError(f"{run.name} has the box predictor {method}, which this project does not know.")
-    predictor = BOX_PREDICTOR_REGISTRY.get(method)
-    columns = build_loss(predictor.loss_class, cfg, predictor.config_node).class_columns
+    columns = loss_of_config(predictor.loss_class, cfg, predictor.config_node).class_columns
     tensors = run.tensors()
     ids = [record["id"] for record in classes["categories"]]
     found = {}
@@ -60,7 +62,7 @@ def weight_norms(run: Run) -> dict[str, Values]:
     return found
 
 
-def positive_scores(run: Run, dataset: str) -> Values:
+def positive_scores(run: FinishedRun, dataset: str) -> Values:
     """Mean score of the objects of each class, from saved detections.
 
     The score of an object is the highest that its own class has on a detection whose box overlaps it with an IoU of
@@ -79,7 +81,7 @@ def positive_scores(run: Run, dataset: str) -> Values:
     truth, results = open_results(run, dataset)
     totals, numbers = defaultdict(float), defaultdict(int)
     for image_id in truth.images:
-        objects = [a for a in truth.annotations(image_id) if not (a.get("iscrowd") or a.get("ignore"))]
+        objects = [a for a in truth.annotations(image_id) if not is_region(a)]
         if not objects:
             continue
         detections = results.of_image(image_id)
@@ -94,7 +96,7 @@ def positive_scores(run: Run, dataset: str) -> Values:
     return {category_id: totals[category_id] / number for category_id, number in numbers.items()}
 
 
-def test_files(run: Run, dataset: str) -> tuple[Path, Path]:
+def test_files(run: FinishedRun, dataset: str) -> tuple[Path, Path]:
     """Annotation file and image folder of a test set of a run.
 
     Raises:
@@ -109,7 +111,7 @@ def test_files(run: Run, dataset: str) -> tuple[Path, Path]:
     return Path(metadata.json_file), Path(metadata.image_root)
 
 
-def open_results(run: Run, dataset: str) -> tuple[GroundTruth, ResultsFile]:
+def open_results(run: FinishedRun, dataset: str) -> tuple[GroundTruth, ResultsFile]:
     """The ground truth of a test set and the detections of a run on it.
 
     Raises:

@@ -24,7 +24,7 @@ Values = dict[int, float]  # by category id
 
 
 @dataclass
-class Run:
+class FinishedRun:
     """A run: what of it is there is read when asked for.
 
     All readers raise :class:`UserError` where a file is missing or half written; its sentence names the file.
@@ -181,7 +181,7 @@ class Run:
         return path
 
 
-def find_runs(paths: list[Path]) -> tuple[list[Run], list[str]]:
+def find_runs(paths: list[Path]) -> tuple[list[FinishedRun], list[str]]:
     """The runs below some paths.
 
     Args:
@@ -215,25 +215,25 @@ def _places_of_runs(path: Path) -> list[Path]:
     return [*sorted(path.glob("*.json")), *deeper]
 
 
-def _read_run(place: Path) -> Run:
+def _read_run(place: Path) -> FinishedRun:
     if place.is_file():
         entry = read_entry(place)
-        return Run(str(entry["name"]), None, entry)
+        return FinishedRun(str(entry["name"]), None, entry)
     ledger = place / LEDGER_FILE
     entry = read_entry(ledger) if ledger.is_file() else None
-    return Run(str(entry["name"]) if entry else place.name, place, entry)
+    return FinishedRun(str(entry["name"]) if entry else place.name, place, entry)
 
 
-def _without_copies(runs: list[Run]) -> list[Run]:
+def _without_copies(runs: list[FinishedRun]) -> list[FinishedRun]:
     """Leave out ledger entries of runs that are there already, with their folder if one has it."""
-    kept: list[Run] = []
+    kept: list[FinishedRun] = []
     for run in sorted(runs, key=lambda run: run.folder is None):
         if run.entry is None or all(run.entry != other.entry for other in kept):
             kept.append(run)
     return [run for run in runs if any(run is other for other in kept)]
 
 
-def _with_unique_names(runs: list[Run]) -> list[Run]:
+def _with_unique_names(runs: list[FinishedRun]) -> list[FinishedRun]:
     names = [run.name for run in runs]
     for run, name in zip(runs, names, strict=True):
         if names.count(name) > 1 and run.folder is not None:

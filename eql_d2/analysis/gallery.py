@@ -14,9 +14,9 @@ from PIL import Image
 
 from eql_d2.analysis.class_values import corners, open_results, test_files
 from eql_d2.analysis.detection_errors import KINDS, Judgement, judge_detections
-from eql_d2.analysis.finished_runs import Run
+from eql_d2.analysis.finished_runs import FinishedRun
 from eql_d2.data.annotations.cache import open_annotations
-from eql_d2.data.annotations.rules import relative_path
+from eql_d2.data.annotations.rules import is_region, relative_path
 from eql_d2.drawing.instances import draw_instances
 from eql_d2.errors import UserError
 from eql_d2.evaluation.metrics.ground_truth import GroundTruth
@@ -45,7 +45,11 @@ QUALITY = 82  # of the JPEGs
 
 
 def gallery(
-    runs: Sequence[Run], dataset: str, num_images: int = 8, score_threshold: float | None = None, side: int = 420
+    runs: Sequence[FinishedRun],
+    dataset: str,
+    num_images: int = 8,
+    score_threshold: float | None = None,
+    side: int = 420,
 ) -> str:
     """The same images with the detections of each run, as HTML.
 
@@ -110,9 +114,9 @@ def image_paths_by_id(annotation_file: Path) -> dict[int, str]:
 def judge_image(truth: GroundTruth, image_id: int, detections: list[dict[str, Any]]) -> tuple[Judgement, list[dict]]:
     """Judge an image's detections, best score first; also returns the objects that they were matched to."""
     annotations = truth.annotations(image_id)
-    ignored = [bool(a.get("iscrowd") or a.get("ignore")) for a in annotations]
-    objects = [a for a, is_region in zip(annotations, ignored, strict=True) if not is_region]
-    regions = [a for a, is_region in zip(annotations, ignored, strict=True) if is_region]
+    ignored = [is_region(a) for a in annotations]
+    objects = [a for a, region in zip(annotations, ignored, strict=True) if not region]
+    regions = [a for a, region in zip(annotations, ignored, strict=True) if region]
     image = truth.images[image_id]
     labelled = None
     if "neg_category_ids" in image:

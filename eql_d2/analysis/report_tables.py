@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from eql_d2.analysis.finished_runs import Run
+from eql_d2.analysis.finished_runs import FinishedRun
 from eql_d2.errors import UserError
 
 RUN_METRICS = ("AP", "AP50", "APr", "APc", "APf")
@@ -112,13 +112,13 @@ def folded(title: str, sentences: Sequence[str]) -> str:
     return f'<details class="soft"><summary>{title} ({len(sentences)})</summary>{remarks(sentences)}</details>'
 
 
-def runs_table(runs: Sequence[Run]) -> tuple[str, list[str]]:
+def runs_table(runs: Sequence[FinishedRun]) -> tuple[str, list[str]]:
     """All runs with their metrics, a row a run, test set and task; a table of its own for tasks of other metrics.
 
     Returns:
         HTML; and a sentence for each run that has no metrics.
     """
-    found: list[tuple[Run, str, str, dict[str, float | None]]] = []
+    found: list[tuple[FinishedRun, str, str, dict[str, float | None]]] = []
     left_out = []
     for run in runs:
         try:

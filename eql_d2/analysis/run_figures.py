@@ -11,7 +11,7 @@ import numpy as np
 from eql_d2.analysis.charts import Draw
 from eql_d2.analysis.class_values import MIN_IOU, positive_scores, weight_norms
 from eql_d2.analysis.dataset_pictures import GROUP_NAMES, draw_long_tail
-from eql_d2.analysis.finished_runs import Run, Values
+from eql_d2.analysis.finished_runs import FinishedRun, Values
 from eql_d2.analysis.run_charts import Series, draw_by_count, draw_by_rank, draw_losses, draw_thresholds
 from eql_d2.errors import UserError
 
@@ -40,7 +40,7 @@ class RunFigure(NamedTuple):
     left_out: list[str]
 
 
-def gradient_ratio(runs: Sequence[Run]) -> RunFigure:
+def gradient_ratio(runs: Sequence[FinishedRun]) -> RunFigure:
     """Positive over negative gradient sums (the balance that EQLv2 watches)."""
     caption = (
         "Sum of the absolute gradients of the loss with respect to a class's logits of its own RoIs (positive), over "
@@ -51,14 +51,14 @@ def gradient_ratio(runs: Sequence[Run]) -> RunFigure:
     return _of_classes(runs, lambda run: run.gradient_ratios, "Gradient ratio by class", caption, draw)
 
 
-def weight_norm(runs: Sequence[Run]) -> RunFigure:
+def weight_norm(runs: Sequence[FinishedRun]) -> RunFigure:
     """Norms of the classifier's weights (what BAGS starts from)."""
     caption = f"Length ‖w‖ of each class's weights in the classifier of the last checkpoint, without the bias. {_LINE}"
     draw = partial(draw_by_rank, ylabel="‖w‖ of the classifier")
     return _of_classes(runs, weight_norms, "Classifier weight norm by class", caption, draw)
 
 
-def positive_score(runs: Sequence[Run]) -> RunFigure:
+def positive_score(runs: Sequence[FinishedRun]) -> RunFigure:
     """Scores of objects' own classes of the test set."""
     caption = (
         "For each object of the test set, the highest score of its class among saved detections whose box overlaps it "
@@ -67,26 +67,26 @@ def positive_score(runs: Sequence[Run]) -> RunFigure:
         f"of an image, or suppressed by a better one are not in the file. {_LINE}"
     )
 
-    def read(run: Run) -> dict[str, Values]:
+    def read(run: FinishedRun) -> dict[str, Values]:
         return {_of_dataset(run, name): positive_scores(run, name) for name in run.cfg.DATASETS.TEST}
 
     draw = partial(draw_by_rank, ylabel="mean score of positives")
     return _of_classes(runs, read, "Mean predicted probability of positives by class", caption, draw)
 
 
-def ap_by_frequency(runs: Sequence[Run], task: str) -> RunFigure:
+def ap_by_frequency(runs: Sequence[FinishedRun], task: str) -> RunFigure:
     """AP of each class against its number of training images."""
     kind = {"bbox": "box", "segm": "mask"}[task]
     caption = f"{kind.capitalize()} AP of each class that the test set has objects of. {_LINE}"
 
-    def read(run: Run) -> dict[str, Values]:
+    def read(run: FinishedRun) -> dict[str, Values]:
         return {_of_dataset(run, name): run.class_ap(name, task) for name in run.cfg.DATASETS.TEST}
 
     draw = partial(draw_by_count, ylabel=f"{kind} AP in %")
     return _of_classes(runs, read, f"{kind.capitalize()} AP against frequency", caption, draw, against_count=True)
 
 
-def losses(runs: Sequence[Run], part: str) -> RunFigure:
+def losses(runs: Sequence[FinishedRun], part: str) -> RunFigure:
     """Losses during training: ``total_loss``, or ``loss_cls`` (summed over a Cascade's stages)."""
     found, left_out = {}, []
     for run in runs:
@@ -112,7 +112,7 @@ def losses(runs: Sequence[Run], part: str) -> RunFigure:
     return RunFigure(f"{what} in training", caption, draw, [], left_out)
 
 
-def thresholds(runs: Sequence[Run]) -> RunFigure:
+def thresholds(runs: Sequence[FinishedRun]) -> RunFigure:
     """T(f) of EQL: step, exponential, Gompertz (EQL paper, section 4.4), for the first run that uses EQL."""
     lambda_, chosen, frequencies, left_out, whose = PAPER_LAMBDA, "", [], [], ""
     for run in runs:
@@ -135,7 +135,7 @@ def thresholds(runs: Sequence[Run]) -> RunFigure:
     return RunFigure("EQL's threshold functions", caption, draw, [], left_out)
 
 
-def long_tail(runs: Sequence[Run]) -> RunFigure:
+def long_tail(runs: Sequence[FinishedRun]) -> RunFigure:
     """Number of training images of each class (LVIS paper's long tail), of the first run that knows it."""
     left_out = []
     for run in runs:
@@ -151,7 +151,7 @@ def long_tail(runs: Sequence[Run]) -> RunFigure:
     raise UserError(" ".join(left_out))
 
 
-FIGURES: dict[str, Callable[[Sequence[Run]], RunFigure]] = {
+FIGURES: dict[str, Callable[[Sequence[FinishedRun]], RunFigure]] = {
     "ap-box": partial(ap_by_frequency, task="bbox"),
     "ap-mask": partial(ap_by_frequency, task="segm"),
     "gradient-ratio": gradient_ratio,
@@ -177,8 +177,8 @@ def group_means_table(figure: RunFigure) -> str:
 
 
 def _of_classes(
-    runs: Sequence[Run],
-    read: Callable[[Run], dict[str, Values]],
+    runs: Sequence[FinishedRun],
+    read: Callable[[FinishedRun], dict[str, Values]],
     title: str,
     caption: str,
     draw: Callable[..., None],
@@ -230,8 +230,8 @@ def _mean_known(table: np.ndarray) -> np.ndarray:
         return np.where(known, table, 0).sum(axis=0) / known.sum(axis=0)
 
 
-def _same_classes(first: Run, second: Run) -> bool:
-    def facts(run: Run) -> list[tuple[int, str, int]]:
+def _same_classes(first: FinishedRun, second: FinishedRun) -> bool:
+    def facts(run: FinishedRun) -> list[tuple[int, str, int]]:
         return [(record["id"], record["name"], record["image_count"]) for record in run.classes]
 
     try:
@@ -240,7 +240,7 @@ def _same_classes(first: Run, second: Run) -> bool:
         return False
 
 
-def _of_dataset(run: Run, dataset: str) -> str:
+def _of_dataset(run: FinishedRun, dataset: str) -> str:
     """What tells a series of one of several test sets."""
     return dataset if len(run.cfg.DATASETS.TEST) > 1 else ""
 

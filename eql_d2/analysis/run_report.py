@@ -4,7 +4,7 @@ import html
 from collections.abc import Sequence
 
 from eql_d2.analysis.charts import page_figure
-from eql_d2.analysis.finished_runs import Run
+from eql_d2.analysis.finished_runs import FinishedRun
 from eql_d2.analysis.gallery import gallery, legend
 from eql_d2.analysis.page import html_page
 from eql_d2.analysis.report_page_style import REPORT_SCRIPT, REPORT_STYLE
@@ -16,7 +16,7 @@ MOST_IN_FIGURES = 6  # rows; colours that can be told apart
 
 
 def report_page(
-    runs: Sequence[Run],
+    runs: Sequence[FinishedRun],
     skipped: Sequence[str] = (),
     *,
     tables: Sequence[str] = (),
@@ -56,14 +56,14 @@ _FILTER = (
 )
 
 
-def _summary(runs: Sequence[Run], skipped: Sequence[str]) -> str:
+def _summary(runs: Sequence[FinishedRun], skipped: Sequence[str]) -> str:
     text = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}"
     if skipped:
         text += f', {len(skipped)} <a href="#skipped">left out</a>'
     return f'<p class="soft">{text}. Metrics are in percent; a click on a header sorts by it.</p>'
 
 
-def _figures(runs: Sequence[Run]) -> str:
+def _figures(runs: Sequence[FinishedRun]) -> str:
     rows = list(dict.fromkeys(run.row for run in runs))
     shown, missing, parts = [run for run in runs if run.row in rows[:MOST_IN_FIGURES]], [], []
     for make in FIGURES.values():
@@ -86,9 +86,9 @@ def _figures(runs: Sequence[Run]) -> str:
     return f'<div class="columns figures">{"".join(parts)}</div>{remarks(missing)}'
 
 
-def _galleries(runs: Sequence[Run], num_images: int, score_threshold: float | None) -> str:
+def _galleries(runs: Sequence[FinishedRun], num_images: int, score_threshold: float | None) -> str:
     """A gallery of each test set of the first run that has detections, beside the next run that has."""
-    by_dataset: dict[str, list[Run]] = {}
+    by_dataset: dict[str, list[FinishedRun]] = {}
     left_out = []
     for run in runs:
         try:

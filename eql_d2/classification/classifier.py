@@ -9,10 +9,10 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from eql_d2.classification.backbones import globally_pooled
-from eql_d2.data.category_counts import category_counts
 from eql_d2.errors import UserError
-from eql_d2.losses import CLASSIFICATION_LOSSES, ClassificationLoss, build_classification_loss
+from eql_d2.losses import METHODS, ClassificationLoss
 from eql_d2.modeling.calibration import Calibration
+from eql_d2.modeling.loss_config import loss_of_config
 from eql_d2.modeling.normed_layers import NormedLinear, ScaledLinear
 
 LAYERS = ("linear", "normed", "scaled")
@@ -122,15 +122,11 @@ def build_loss(cfg: CfgNode) -> ClassificationLoss:
         UserError: there is no such loss, or an option does not fit it.
     """
     name = cfg.MODEL.CLASSIFIER.LOSS
-    if name not in CLASSIFICATION_LOSSES:
-        raise UserError(f"MODEL.CLASSIFIER.LOSS is {name!r}; it must be one of {', '.join(CLASSIFICATION_LOSSES)}.")
-    node = cfg.MODEL.LONG_TAIL.get(name.upper(), {})
-    options = {key.lower() + ("_" if key == "LAMBDA" else ""): value for key, value in node.items()}
-    counts = category_counts(cfg)
-    try:
-        return build_classification_loss(name, counts.num_classes, torch.tensor(counts.instance_counts), **options)
-    except ValueError as error:
-        raise UserError(f"MODEL.LONG_TAIL.{name.upper()}: {error}") from None
+    method = METHODS.get(name)
+    if method is None or not method.classifies:
+        known = [method.name for method in METHODS.values() if method.classifies]
+        raise UserError(f"MODEL.CLASSIFIER.LOSS is {name!r}; it must be one of {', '.join(known)}.")
+    return loss_of_config(method.loss_class, cfg, method.node, has_background=False)
 
 
 def build_classifier_layer(cfg: CfgNode, in_features: int, loss: ClassificationLoss) -> nn.Linear:

@@ -10,8 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 import eql_d2.classification.classifier  # noqa: F401  (registers the meta-architecture)
+from eql_d2.classification.classification_evaluator import ClassificationEvaluator
 from eql_d2.classification.datasets import check_classification_datasets, register_classification_datasets
-from eql_d2.classification.evaluator import ClassificationEvaluator
 from eql_d2.classification.image_loader import build_test_loader, build_train_loader
 from eql_d2.classification.transforms import build_transforms
 from eql_d2.data.category_counts import category_counts

@@ -19,34 +19,14 @@ def add_classification_config(cfg: CfgNode) -> None:
     cfg.MODEL.CLASSIFIER = CfgNode()
     # May be auto: as many as the training data has.
     cfg.MODEL.CLASSIFIER.NUM_CLASSES = 1000
-    # Key of eql_d2.losses.CLASSIFICATION_LOSSES. Its options are those of the node of that name below MODEL.LONG_TAIL.
+    # A method of eql_d2.losses.METHODS that serves without background. Its options are those of the node of that name
+    # below MODEL.LONG_TAIL.
     cfg.MODEL.CLASSIFIER.LOSS = "softmax"
     # The layer cls_score: "linear", "normed" (cosine similarity, without bias) or "scaled" (a learned scale a class on
     # top: LWS).
     cfg.MODEL.CLASSIFIER.LAYER = "linear"
     # What "normed" multiplies cosines by. 1 for ldam, which has a scale of its own.
     cfg.MODEL.CLASSIFIER.TEMPERATURE = 20.0
-
-    # Nodes of losses that detection does not have; what holds for the others of MODEL.LONG_TAIL holds here.
-    cfg.MODEL.LONG_TAIL.SEQL = CfgNode()
-    # Classes with a smaller share of the training images are tail. May be auto: from MODEL.LONG_TAIL.TAIL_RATIO.
-    cfg.MODEL.LONG_TAIL.SEQL.LAMBDA = 0.003
-    # Probability that a tail class is left out of a sample's softmax.
-    cfg.MODEL.LONG_TAIL.SEQL.GAMMA = 0.9
-
-    cfg.MODEL.LONG_TAIL.LOGIT_ADJUSTMENT = CfgNode()
-    # Strength of the adjustment by log priors. 0 is plain softmax; 1 is balanced_softmax.
-    cfg.MODEL.LONG_TAIL.LOGIT_ADJUSTMENT.TAU = 1.0
-    # Adjust the scores of a plain softmax instead of the loss.
-    cfg.MODEL.LONG_TAIL.LOGIT_ADJUSTMENT.POST_HOC = False
-
-    cfg.MODEL.LONG_TAIL.LDAM = CfgNode()
-    # Margin of the rarest class.
-    cfg.MODEL.LONG_TAIL.LDAM.MAX_MARGIN = 0.5
-    # What the cosines are multiplied by.
-    cfg.MODEL.LONG_TAIL.LDAM.SCALE = 30.0
-    # Of the effective number of samples in the deferred weights; see SOLVER.REWEIGHT_FROM.
-    cfg.MODEL.LONG_TAIL.LDAM.BETA = 0.9999
 
     # Share of the training after which ldam weighs the classes (deferred re-weighting: epoch 160 of 200 in its paper).
     # 1 leaves it out.

@@ -12,7 +12,7 @@ from eql_d2.classification.transforms import ImageMapper
 from eql_d2.data.training.build_sampler import build_sampler
 from eql_d2.data.training.image_classes import ImageClasses
 from eql_d2.data.training.loader import BatchSampler, TrainLoader, batch_size_of_process
-from eql_d2.data.training.sampler_report import report_classes_shown
+from eql_d2.data.training.sampler_report import report_classes_shown_by
 from eql_d2.data.training.seeding import derived_seed
 from eql_d2.data.training.training_samples import MappedImages, SeededDataset
 from eql_d2.data.training.unreadable_images import NamingMapper, UnreadableImages
@@ -52,7 +52,7 @@ def build_train_loader(cfg: CfgNode, seed: int) -> TrainLoader:
     classes = ImageClasses([{"annotations": [{"category_id": label}]} for label in image_set.labels.tolist()])
     sampler = build_sampler(cfg, classes, seed)
     if comm.is_main_process():
-        report_classes_shown(cfg, sampler, classes)
+        report_classes_shown_by(cfg, sampler, classes)
     groups = [0] * len(image_set)
     batches = BatchSampler(lambda: iter(sampler), groups, batch_size_of_process(cfg))
     images = MappedImages(image_set, ImageMapper(cfg, is_train=True))

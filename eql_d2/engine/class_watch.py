@@ -5,12 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import Tensor
 
-from eql_d2.data.category_counts import category_counts
 from eql_d2.long_tail import CategoryCounts
 from eql_d2.losses.distributed import sum_over_processes
 from eql_d2.losses.stateful import StatefulLoss
@@ -29,14 +27,17 @@ class WatchClasses(HookBase):
     ``class_gradients.csv`` in the run's folder.
 
     Args:
-        cfg: full config; ``ENGINE.WATCH_PERIOD`` is the number of iterations between two logs.
+        counts: of the training data.
+        output_dir: folder of the run.
+        period: iterations between two logs, at least 1 (``ENGINE.WATCH_PERIOD``).
+        checkpoint_period: iterations between two checkpoints, at least 1.
     """
 
-    def __init__(self, cfg: CfgNode) -> None:
-        self._period = cfg.ENGINE.WATCH_PERIOD
-        self._checkpoint_period = cfg.SOLVER.CHECKPOINT_PERIOD
-        self._folder = Path(cfg.OUTPUT_DIR)
-        self._counts = category_counts(cfg)
+    def __init__(self, counts: CategoryCounts, output_dir: str | Path, period: int, checkpoint_period: int) -> None:
+        self._period = period
+        self._checkpoint_period = checkpoint_period
+        self._folder = Path(output_dir)
+        self._counts = counts
         self._sums: Tensor | None = None
 
     def before_train(self) -> None:
@@ -89,7 +90,7 @@ class WatchClasses(HookBase):
             quantities.append((f"{prefix}/negative_gradient", negative))
             quantities.append((f"{prefix}/gradient_ratio", positive / negative.clamp(min=1e-10)))
             if isinstance(predictor.loss, StatefulLoss):
-                state = predictor.loss.state_dict()
+                state = predictor.loss.class_state()
                 quantities += [(f"{prefix}/{name}", values.cpu().double()) for name, values in state.items()]
         return quantities
 

@@ -176,9 +176,12 @@ class LongTailTrainer(DefaultTrainer):
             hooks.append(FreezeBatchNorm())
         if self.cfg.ENGINE.WATCH_PERIOD > 0:
             try:
-                hooks.append(WatchClasses(self.cfg))
+                counts = category_counts(self.cfg)
             except UserError as error:  # a method without need of counts trains without them
                 logger.warning("Classes are not watched: %s", error)
+            else:
+                periods = (self.cfg.ENGINE.WATCH_PERIOD, self.cfg.SOLVER.CHECKPOINT_PERIOD)
+                hooks.append(WatchClasses(counts, self.cfg.OUTPUT_DIR, *periods))
         clock = RunClock()
         hooks += [clock, *super().build_hooks()]
         if self.cfg.TEST.AUG.ENABLED:

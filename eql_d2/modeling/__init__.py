@@ -1,41 +1,18 @@
-"""Detectron2 modules on top of the losses; importing this registers them."""
+"""Detectron2 modules on top of the losses; importing this registers them.
 
-from eql_d2.modeling.box_predictor import (
-    BOX_PREDICTOR_REGISTRY,
-    LongTailPredictor,
-    build_box_predictor,
-)
-from eql_d2.modeling.comparison_predictors import (
-    ClassBalancedPredictor,
-    DropLossPredictor,
-    FederatedPredictor,
-    FocalPredictor,
-    InverseFrequencyPredictor,
-)
+Each method's box predictor is here by its name, as ``EQLPredictor``.
+"""
+
+from eql_d2.modeling.box_predictor import BOX_PREDICTOR_REGISTRY, LongTailPredictor
 from eql_d2.modeling.mask_head import NormedMaskRCNNConvUpsampleHead
-from eql_d2.modeling.methods import (
-    BAGSPredictor,
-    EQLPredictor,
-    EQLv2Predictor,
-    SeesawPredictor,
-    SigmoidPredictor,
-    SoftmaxPredictor,
-)
 from eql_d2.modeling.normed_layers import NormedConv2d, NormedLinear, ScaledLinear
+from eql_d2.modeling.predictors import build_box_predictor, predictor_class
 from eql_d2.modeling.roi_heads import LongTailCascadeROIHeads, LongTailROIHeads
 from eql_d2.modeling.rpn import LongTailRPN
 from eql_d2.modeling.test_time_augmentation import LongTailRCNNWithTTA
 
 __all__ = [
     "BOX_PREDICTOR_REGISTRY",
-    "BAGSPredictor",
-    "ClassBalancedPredictor",
-    "DropLossPredictor",
-    "EQLPredictor",
-    "EQLv2Predictor",
-    "FederatedPredictor",
-    "FocalPredictor",
-    "InverseFrequencyPredictor",
     "LongTailCascadeROIHeads",
     "LongTailPredictor",
     "LongTailRCNNWithTTA",
@@ -45,8 +22,12 @@ __all__ = [
     "NormedLinear",
     "NormedMaskRCNNConvUpsampleHead",
     "ScaledLinear",
-    "SeesawPredictor",
-    "SigmoidPredictor",
-    "SoftmaxPredictor",
     "build_box_predictor",
 ]
+
+
+def __getattr__(name: str) -> type[LongTailPredictor]:
+    predictor = predictor_class(name)
+    if predictor is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return predictor

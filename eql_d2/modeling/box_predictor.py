@@ -13,12 +13,13 @@ from detectron2.utils.events import get_event_storage
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
-from eql_d2.data.category_counts import category_counts, num_classes_of_model
+from eql_d2.data.category_counts import category_counts
 from eql_d2.errors import UserError
 from eql_d2.losses import ClassificationLoss
 from eql_d2.modeling.calibration import Calibration
 from eql_d2.modeling.gradient_sums import GradientSums
 from eql_d2.modeling.inference import fast_rcnn_inference
+from eql_d2.modeling.loss_config import loss_of_config
 from eql_d2.modeling.normed_layers import NormedLinear, ScaledLinear
 
 BOX_PREDICTOR_REGISTRY = Registry("BOX_PREDICTOR")
@@ -43,7 +44,7 @@ class LongTailPredictor(FastRCNNOutputLayers):
         kwargs: arguments of :class:`FastRCNNOutputLayers`.
 
     Raises:
-        UserError: the loss has no use for image-level labels.
+        UserError: the loss is of another number of classes, or has no use for image-level labels.
     """
 
     loss_class: type[ClassificationLoss]
@@ -73,6 +74,11 @@ class LongTailPredictor(FastRCNNOutputLayers):
         with torch.no_grad():
             self.cls_score.bias.copy_(loss.initial_bias(prior_prob))
         self.loss = loss
+        if loss.num_classes != self.num_classes:
+            raise UserError(
+                f"The box predictor's num_classes is {self.num_classes}, but its {type(loss).__name__} is made for "
+                f"{loss.num_classes} classes; give both the same number."
+            )
         if image_level_labels and "verified_classes" not in inspect.signature(loss.compute).parameters:
             raise UserError(
                 f"MODEL.LONG_TAIL.IMAGE_LEVEL_LABELS is True, but {type(loss).__name__} has no use for them; set it to "
@@ -85,7 +91,7 @@ class LongTailPredictor(FastRCNNOutputLayers):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         arguments = super().from_config(cfg, input_shape)
-        arguments["loss"] = build_loss(cls.loss_class, cfg, cls.config_node)
+        arguments["loss"] = loss_of_config(cls.loss_class, cfg, cls.config_node)
         arguments["prior_prob"] = cfg.MODEL.LONG_TAIL.PRIOR_PROB
         arguments["normed_classifier"] = cfg.MODEL.ROI_BOX_HEAD.NORMED_CLASSIFIER
         arguments["temperature"] = cfg.MODEL.ROI_BOX_HEAD.TEMPERATURE
@@ -185,50 +191,3 @@ class LongTailPredictor(FastRCNNOutputLayers):
         best = self.loss.scores(logits)[:, :-1].argmax(dim=1)
         correct = (best == gt_classes)[is_foreground].float().mean().item() if is_foreground.any() else 0.0
         storage.put_scalar("box_head/foreground_class_accuracy", correct)
-
-
-def build_loss(loss_class: type[ClassificationLoss], cfg: CfgNode, node_name: str | None) -> ClassificationLoss:
-    """Build a loss from its node of the config and from the category counts of the training data.
-
-    The node's keys are the constructor's keywords in upper case (``LAMBDA`` is ``lambda_``).
-
-    Args:
-        loss_class: the loss.
-        cfg: full config.
-        node_name: name of the node below ``MODEL.LONG_TAIL``, or None for a loss without options.
-
-    Raises:
-        UserError: a key has no counterpart in the constructor, or a value is out of its range.
-    """
-    node = cfg.MODEL.LONG_TAIL[node_name] if node_name else {}
-    keywords = {name.rstrip("_").upper(): name for name in inspect.signature(loss_class).parameters}
-    unknown = set(node) - set(keywords)
-    if unknown:
-        raise UserError(f"MODEL.LONG_TAIL.{node_name} has keys that {loss_class.__name__} lacks: {sorted(unknown)}.")
-    arguments = {keywords[key]: value for key, value in node.items()}
-    statistics = {"image_frequencies", "instance_counts"} & set(keywords.values())
-    if statistics:
-        counts = category_counts(cfg)
-        arguments |= {name: torch.as_tensor(getattr(counts, name)) for name in statistics}
-    try:
-        return loss_class(num_classes=num_classes_of_model(cfg)[1], **arguments)
-    except ValueError as error:
-        raise UserError(f"MODEL.LONG_TAIL.{node_name}: {error}") from None
-
-
-def build_box_predictor(cfg: CfgNode, input_shape: ShapeSpec, **kwargs: Any) -> LongTailPredictor:
-    """Build the predictor that ``MODEL.ROI_BOX_HEAD.PREDICTOR`` names.
-
-    Args:
-        cfg: full config.
-        input_shape: shape of one RoI's feature.
-        kwargs: overrides of constructor arguments, e.g. a Cascade stage's ``box2box_transform``.
-
-    Raises:
-        UserError: no predictor has that name.
-    """
-    name = cfg.MODEL.ROI_BOX_HEAD.PREDICTOR
-    if name not in BOX_PREDICTOR_REGISTRY:
-        known = ", ".join(sorted(registered for registered, _ in BOX_PREDICTOR_REGISTRY))
-        raise UserError(f"MODEL.ROI_BOX_HEAD.PREDICTOR is {name!r}; it must be one of {known}.")
-    return BOX_PREDICTOR_REGISTRY.get(name)(cfg, input_shape, **kwargs)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from eql_d2.data.training.image_targets import with_image_labels
 from eql_d2.errors import UserError
-from eql_d2.modeling.box_predictor import build_box_predictor
+from eql_d2.modeling.predictors import build_box_predictor
 from eql_d2.modeling.roi_training import TargetedROIHeads
 from eql_d2.modeling.rpn import in_ignore_regions
 

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from eql_d2.data.emoji_lvis import PRESETS
 from eql_d2.engine import load_config
 from eql_d2.errors import UserError
+from eql_d2.losses.registry import method_of_predictor
 from eql_d2.reproduction.tables import Training
 
 BASE = "EmojiLVIS/Base-benchmark.yaml"
@@ -35,16 +36,6 @@ METHOD_KEYS = (
     "SOLVER.TRAINABLE",
 )
 REPEAT_KEYS = ("DATALOADER.REPEAT_SQRT", "DATALOADER.REPEAT_ROUNDING")
-NODES = {
-    "EQLPredictor": "EQL",
-    "EQLv2Predictor": "EQLV2",
-    "SeesawPredictor": "SEESAW",
-    "BAGSPredictor": "BAGS",
-    "FocalPredictor": "FOCAL",
-    "ClassBalancedPredictor": "CLASS_BALANCED",
-    "InverseFrequencyPredictor": "INVERSE_FREQUENCY",
-    "DropLossPredictor": "DROP_LOSS",
-}
 
 
 def emoji_training(training: Training, cfg: CfgNode) -> Training:
@@ -63,7 +54,8 @@ def emoji_training(training: Training, cfg: CfgNode) -> Training:
         raise UserError("it has no counterpart on EmojiLVIS, as its threshold function is made for LVIS's frequencies.")
     config = SECOND_STAGE_BASE if cfg.SOLVER.TRAINABLE else BASE
     base = load_config(f"configs/{config}")
-    node = NODES.get(cfg.MODEL.ROI_BOX_HEAD.PREDICTOR)
+    method = method_of_predictor(cfg.MODEL.ROI_BOX_HEAD.PREDICTOR)
+    node = method.node if method and method.options else None
     of_node = [f"MODEL.LONG_TAIL.{node}.{key}" for key in cfg.MODEL.LONG_TAIL[node]] if node else []
     repeats = "RepeatFactor" in cfg.DATALOADER.SAMPLER_TRAIN
     of_stage = ("MODEL.WEIGHTS_EXCLUDE",) if training.first_stage else ()

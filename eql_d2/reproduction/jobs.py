@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eql_d2.errors import UserError
-from eql_d2.reproduction.planned_runs import Run
+from eql_d2.reproduction.planned_runs import PlannedRun
 
 # Which command is to run is asked when the job starts: it may be done, or to be resumed, by then.
 ASK = 'python tools/reproduce.py command "${runs[$index]}" --output {output} --scale {scale} --launcher {launcher} "$@"'
@@ -84,7 +84,7 @@ class Cluster:
 
 
 def write_jobs(
-    runs: Sequence[Run], folder: Path, scheduler: str, cluster: Cluster, output: Path, scale: str, root: Path
+    runs: Sequence[PlannedRun], folder: Path, scheduler: str, cluster: Cluster, output: Path, scale: str, root: Path
 ) -> list[Path]:
     """Write the scripts of some runs.
 
@@ -132,12 +132,12 @@ def write_jobs(
     return list(files)
 
 
-def _title(runs: Sequence[Run]) -> str:
+def _title(runs: Sequence[PlannedRun]) -> str:
     return f"{len(runs)} runs of table {runs[0].name.split('/')[0]}"
 
 
 def _script(
-    form: str, runs: Sequence[Run], launcher: str, cluster: Cluster, output: Path, scale: str, root: Path, **more
+    form: str, runs: Sequence[PlannedRun], launcher: str, cluster: Cluster, output: Path, scale: str, root: Path, **more
 ):
     ask = ASK.replace("{output}", shlex.quote(str(output))).replace("{scale}", scale).replace("{launcher}", launcher)
     return form.format(
@@ -152,7 +152,7 @@ def _script(
 
 
 def _slurm(
-    runs: Sequence[Run], stage: str, folder: Path, cluster: Cluster, output: Path, scale: str, root: Path
+    runs: Sequence[PlannedRun], stage: str, folder: Path, cluster: Cluster, output: Path, scale: str, root: Path
 ) -> str:
     return _script(
         SLURM,

@@ -13,18 +13,18 @@ from pathlib import Path
 import torch
 
 from eql_d2.errors import UserError
-from eql_d2.reproduction.planned_runs import FINAL_WEIGHTS, Run, command_of, finished_runs, state_of
+from eql_d2.reproduction.planned_runs import FINAL_WEIGHTS, PlannedRun, command_of, finished_runs, state_of
 
 CONSOLE_FILE = "console.log"
 SECONDS_BETWEEN_LINES = (15.0, 600.0)  # at first, and of a run that takes days
 
 
-def default_processes(run: Run) -> int:
+def default_processes(run: PlannedRun) -> int:
     """GPUs of this machine, up to as many as the source of the row had; without any one process on the CPU."""
     return max(1, min(run.num_gpus, torch.cuda.device_count()))
 
 
-def weights_of(run: Run, output: Path) -> Path | None:
+def weights_of(run: PlannedRun, output: Path) -> Path | None:
     """The final weights that a run starts from; None if it starts from those of its config.
 
     Raises:
@@ -41,7 +41,7 @@ def weights_of(run: Run, output: Path) -> Path | None:
     return weights
 
 
-def dry_run(runs: Sequence[Run], output: Path, num_gpus: int | None, more: Sequence[str] = ()) -> list[str]:
+def dry_run(runs: Sequence[PlannedRun], output: Path, num_gpus: int | None, more: Sequence[str] = ()) -> list[str]:
     """One line a run: its state, and the command if there is something to do."""
     finished = finished_runs(output)
     lines = []
@@ -59,7 +59,7 @@ def dry_run(runs: Sequence[Run], output: Path, num_gpus: int | None, more: Seque
 
 
 def carry_out(
-    runs: Sequence[Run],
+    runs: Sequence[PlannedRun],
     output: Path,
     num_gpus: int | None = None,
     more: Sequence[str] = (),
@@ -96,7 +96,9 @@ def carry_out(
     return failures
 
 
-def _train(run: Run, command: list[str], remaining: int, taken: list[float], tell: Callable[[str], None]) -> float:
+def _train(
+    run: PlannedRun, command: list[str], remaining: int, taken: list[float], tell: Callable[[str], None]
+) -> float:
     """Train one run and tell of its progress; gives the seconds it took."""
     run.folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
@@ -123,7 +125,7 @@ def _train(run: Run, command: list[str], remaining: int, taken: list[float], tel
     return seconds
 
 
-def _progress(run: Run, elapsed: float, remaining: int, taken: list[float]) -> str:
+def _progress(run: PlannedRun, elapsed: float, remaining: int, taken: list[float]) -> str:
     iterations = run.recipe.cfg.SOLVER.MAX_ITER
     record = last_record(run.folder / "metrics.json")
     if record is None:

@@ -52,7 +52,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Run:
+class PlannedRun:
     """One training, with a seed, of a row or of what comes before it.
 
     Attributes:
@@ -67,7 +67,7 @@ class Run:
     seed: int
     folder: Path
     num_gpus: int
-    before: "Run | None" = None
+    before: "PlannedRun | None" = None
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -125,7 +125,7 @@ def recipe_of_row(row: Row, scale: str = "paper") -> Recipe:
 
 def plan(
     table: Table, rows: Iterable[Row], seeds: Sequence[int], output: Path, scale: str = "paper"
-) -> tuple[list[Run], list[str]]:
+) -> tuple[list[PlannedRun], list[str]]:
     """The runs of some rows, each once, after what it starts from.
 
     Args:
@@ -138,7 +138,7 @@ def plan(
     Returns:
         The runs, and one sentence for each row that has none.
     """
-    runs: dict[tuple[str, str, int], Run] = {}
+    runs: dict[tuple[str, str, int], PlannedRun] = {}
     left_out: list[str] = []
     names = _names_by_hash(table, scale)
     for row in rows:
@@ -166,14 +166,19 @@ def _names_by_hash(table: Table, scale: str) -> dict[str, str]:
 
 
 def _add(
-    runs: dict[tuple[str, str, int], Run], recipe: Recipe, seed: int, output: Path, row: Row, names: dict[str, str]
-) -> Run:
+    runs: dict[tuple[str, str, int], PlannedRun],
+    recipe: Recipe,
+    seed: int,
+    output: Path,
+    row: Row,
+    names: dict[str, str],
+) -> PlannedRun:
     """Add a run after those that it starts from, unless it is there."""
     before = _add(runs, recipe.first, seed, output, row, names) if recipe.first else None
     own = names.get(recipe.hash, f"first_stage_{recipe.hash[:8]}")
     seed = seed if recipe.training.seed is None else recipe.training.seed
     name = f"{row.table}/{own}/seed_{seed}"
-    run = Run(name, recipe, seed, output / name, row.num_gpus, before)
+    run = PlannedRun(name, recipe, seed, output / name, row.num_gpus, before)
     return runs.setdefault(run.key, run)
 
 
@@ -189,7 +194,7 @@ def finished_runs(output: Path) -> dict[tuple[str, str, int], Path]:
     return found
 
 
-def state_of(run: Run, finished: dict[tuple[str, str, int], Path]) -> tuple[str, Path]:
+def state_of(run: PlannedRun, finished: dict[tuple[str, str, int], Path]) -> tuple[str, Path]:
     """How far a run is.
 
     Args:
@@ -224,7 +229,7 @@ def _config_in(folder: Path) -> dict:
         raise UserError(f"{folder} holds a checkpoint, but no whole config.yaml; delete the folder.") from None
 
 
-def _refuse_another_config(run: Run, config: dict) -> None:
+def _refuse_another_config(run: PlannedRun, config: dict) -> None:
     keys = run.recipe.differing_keys(config)
     if keys:
         more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
@@ -235,7 +240,7 @@ def _refuse_another_config(run: Run, config: dict) -> None:
 
 
 def command_of(
-    run: Run,
+    run: PlannedRun,
     state: str,
     *,
     num_gpus: int,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from eql_d2.analysis.detection_errors import judge_detections
-from eql_d2.analysis.finished_runs import Run
+from eql_d2.analysis.finished_runs import FinishedRun
 from eql_d2.analysis.gallery import COLORS, gallery
 from eql_d2.errors import UserError
 from tests.analysis.made_up_run import DATASET, write_dataset, write_run
@@ -101,7 +101,7 @@ def has_color(picture: np.ndarray, kind: str) -> bool:
 @pytest.fixture
 def runs(tmp_path):
     dataset = write_dataset(tmp_path / "data")
-    return [Run(name, write_run(tmp_path / name, dataset)) for name in ("one", "two")]
+    return [FinishedRun(name, write_run(tmp_path / name, dataset)) for name in ("one", "two")]
 
 
 def test_the_gallery_colours_the_errors(runs):
@@ -111,7 +111,7 @@ def test_the_gallery_colours_the_errors(runs):
     (and verified to be none); the emu is missed.
     """
     (runs[1].folder / "inference" / DATASET / "lvis_instances_results.json").write_text("[]")
-    page = gallery([runs[0], Run("two", runs[1].folder)], DATASET)
+    page = gallery([runs[0], FinishedRun("two", runs[1].folder)], DATASET)
     first, _, second, nothing = pictures(page)
     assert [kind for kind in COLORS if has_color(first, kind)] == ["right", "twice", "missed"]
     assert [kind for kind in COLORS if has_color(second, kind)] == ["right", "place", "missed"]

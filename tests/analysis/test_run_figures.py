@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from eql_d2.analysis.charts import PAPER_PALETTE, page_figure, save_figure
 from eql_d2.analysis.class_values import positive_scores, weight_norms
-from eql_d2.analysis.finished_runs import Run, find_runs
+from eql_d2.analysis.finished_runs import FinishedRun, find_runs
 from eql_d2.analysis.run_charts import moving_median
 from eql_d2.analysis.run_figures import FIGURES
 from eql_d2.errors import UserError
@@ -35,8 +35,8 @@ def dataset(tmp_path):
 
 
 @pytest.fixture
-def run(dataset, tmp_path) -> Run:
-    return Run("first", write_run(tmp_path / "run", dataset))
+def run(dataset, tmp_path) -> FinishedRun:
+    return FinishedRun("first", write_run(tmp_path / "run", dataset))
 
 
 def drawn_lines(figure) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -68,8 +68,8 @@ def test_runs_that_differ_by_the_seed_are_one_line(dataset):
         entry = ledger_entry(dataset, name=f"table/row/seed_{seed}", seed=seed)
         entry["class_ap"] = {DATASET: {"bbox": column}}
         entry["curve"] = {"iteration": [19, 39], "total_loss": [2.0 + seed, 1.0]}
-        entries.append(Run(entry["name"], None, entry))
-    other = Run("table/another", None, {**entries[0].entry, "name": "table/another"})
+        entries.append(FinishedRun(entry["name"], None, entry))
+    other = FinishedRun("table/another", None, {**entries[0].entry, "name": "table/another"})
     figure = FIGURES["ap-box"]([*entries, other])
     assert figure.group_means == [
         ("row, 2 seeds", [10.0, 25.0, 35.0]),
@@ -89,7 +89,7 @@ def test_stages_of_a_cascade_are_told_apart(run):
 
 def test_weight_norms(dataset, tmp_path):
     weight = torch.tensor([[3.0, 4.0], [0.0, 2.0], [1.0, 0.0], [5.0, 12.0], [9.0, 9.0]])  # the last is background
-    run = Run("softmax", write_run(tmp_path / "run", dataset, weight, PREDICTOR="SoftmaxPredictor"))
+    run = FinishedRun("softmax", write_run(tmp_path / "run", dataset, weight, PREDICTOR="SoftmaxPredictor"))
     assert weight_norms(run) == {"": {2: 5, 3: 2, 7: 1, 9: 13}}
 
 
@@ -105,7 +105,7 @@ def test_weight_norms_of_bags_take_each_class_from_its_group(dataset, tmp_path):
         checkpoint = torch.load(probe / "model_final.pth")
         checkpoint["model"]["roi_heads.box_predictor.cls_score.weight"] = weight
         torch.save(checkpoint, probe / "model_final.pth")
-        for category_id, norm in weight_norms(Run("bags", probe))[""].items():
+        for category_id, norm in weight_norms(FinishedRun("bags", probe))[""].items():
             if norm:
                 found.setdefault(column, []).append(category_id)
     of_classes = [ids[0] for _, ids in sorted(found.items())]
@@ -118,8 +118,8 @@ def test_learned_scales_count_and_normed_weights_have_no_norm(dataset, tmp_path)
     checkpoint = torch.load(folder / "model_final.pth")
     checkpoint["model"]["roi_heads.box_predictor.cls_score.scale"] = torch.tensor([1.0, -2.0, 3.0, 0.5])
     torch.save(checkpoint, folder / "model_final.pth")
-    assert weight_norms(Run("lws", folder)) == {"": {2: 1, 3: 2, 7: 3, 9: 0.5}}
-    normed = Run("seesaw", write_run(tmp_path / "normed", dataset, NORMED_CLASSIFIER=True))
+    assert weight_norms(FinishedRun("lws", folder)) == {"": {2: 1, 3: 2, 7: 3, 9: 0.5}}
+    normed = FinishedRun("seesaw", write_run(tmp_path / "normed", dataset, NORMED_CLASSIFIER=True))
     with pytest.raises(UserError, match="divides its weights"):
         weight_norms(normed)
 
@@ -148,7 +148,7 @@ def test_scores_of_positives(run):
 
 def test_ap_against_the_number_of_images(run, dataset):
     for name in ("ap-box", "ap-mask"):
-        from_files, from_ledger = (FIGURES[name]([r]) for r in (run, Run("first", None, ledger_entry(dataset))))
+        from_files, from_ledger = (FIGURES[name]([r]) for r in (run, FinishedRun("first", None, ledger_entry(dataset))))
         for figure in (from_files, from_ledger):
             dots = drawn_dots(figure)
             assert dots[:, 0].tolist() == [200, 40, 3, 1]
@@ -158,12 +158,12 @@ def test_ap_against_the_number_of_images(run, dataset):
 
 
 def test_losses_of_a_run_that_was_killed(run, dataset):
-    for of_run in (run, Run("first", None, ledger_entry(dataset))):
+    for of_run in (run, FinishedRun("first", None, ledger_entry(dataset))):
         x, y = drawn_lines(FIGURES["loss"]([of_run]))["first"]
         assert (x.tolist(), y.tolist()) == ([19, 39], [4, 3])
     lines = [{"iteration": i, "total_loss": 9, "loss_cls_stage0": i, "loss_cls_stage1": 0.5} for i in (19, 39)]
     (run.folder / "metrics.json").write_text("\n".join(map(json.dumps, lines)))
-    fresh = Run("first", run.folder)
+    fresh = FinishedRun("first", run.folder)
     assert drawn_lines(FIGURES["loss-cls"]([fresh]))["first"][1].tolist() == [19.5, 39.5]
 
 
@@ -193,7 +193,7 @@ def test_moving_median():
 def test_a_run_with_other_classes_is_left_out(run, dataset):
     other = ledger_entry(dataset, name="other")
     other["classes"] = [{**record, "image_count": record["image_count"] + 1} for record in other["classes"]]
-    figure = FIGURES["ap-box"]([run, Run("other", None, other)])
+    figure = FIGURES["ap-box"]([run, FinishedRun("other", None, other)])
     assert [label for label, _ in figure.group_means] == ["first"]
     assert figure.left_out == ["other: it has other classes, or other counts of them, than first."]
 
@@ -229,7 +229,7 @@ RESULTS = f"inference/{DATASET}/lvis_instances_results.json"
     ],
 )
 def test_what_is_missing_or_half_written_is_named(figure, damage, names, run, dataset, tmp_path):
-    whole = Run("whole", write_run(tmp_path / "whole", dataset))
+    whole = FinishedRun("whole", write_run(tmp_path / "whole", dataset))
     damage(run.folder)
     with pytest.raises(UserError, match=names):
         FIGURES[figure]([run])
@@ -257,7 +257,7 @@ def test_many_classes_are_lines_without_dots(dataset):
         {"id": i, "name": str(i), "image_count": 2000 - i, "instance_count": 1, "frequency": "f"} for i in range(700)
     ]
     entry["class_ap"] = {DATASET: {"bbox": [float(i) for i in range(700)]}}
-    figure = FIGURES["ap-box"]([Run("many", None, entry)])
+    figure = FIGURES["ap-box"]([FinishedRun("many", None, entry)])
     axes = Figure().subplots()
     figure.draw(axes, PAPER_PALETTE)
     assert not axes.collections

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from eql_d2.analysis.finished_runs import Run
+from eql_d2.analysis.finished_runs import FinishedRun
 from eql_d2.analysis.report_tables import runs_table
 from tests.analysis.made_up_run import ledger_entry, write_dataset, write_run
 from tests.analysis.test_dataset_report import PageReader
@@ -70,7 +70,7 @@ def test_the_page_says_what_it_lacks(page):
 def test_tasks_of_other_metrics_have_a_table_of_their_own(tmp_path):
     entry = ledger_entry(write_dataset(tmp_path / "data"), name="images")
     entry["metrics"] = {"cifar": {"classification": {"top1": 71.25, "many": None}}}
-    table, left_out = runs_table([Run("images", None, entry)])
+    table, left_out = runs_table([FinishedRun("images", None, entry)])
     header, row = [row for row in PageReader(table).rows if row]
     assert header[:4] == ["run", "classification", "top1", "many"]
     assert row[:4] == ["images", "classification", "71.2", "–"]

@@ -15,7 +15,7 @@ from pycocotools import mask as mask_api
 from eql_d2.data.annotations.cache import PackedAnnotations, open_annotations
 from eql_d2.data.annotations.findings import defects_error
 from eql_d2.data.annotations.image_paths import image_paths, images_present
-from eql_d2.data.annotations.rules import FEDERATED_KEYS, missing_file, not_lvis_format, relative_path
+from eql_d2.data.annotations.rules import FEDERATED_KEYS, is_region, missing_file, not_lvis_format, relative_path
 from eql_d2.errors import UserError
 
 
@@ -195,7 +195,7 @@ class LVISDataset(Sequence):
         }
         if annotation.get("segmentation"):
             instance["segmentation"] = _compressed(annotation["segmentation"])
-        if annotation.get("iscrowd") or annotation.get("ignore"):
+        if is_region(annotation):
             instance["iscrowd"] = 1
         return instance
 

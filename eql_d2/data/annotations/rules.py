@@ -1,5 +1,6 @@
 """What an annotation file in the LVIS format must hold, and the sentences for one that does not."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,8 @@ def relative_path(image: dict[str, Any]) -> str:
         return "/".join(image["coco_url"].split("/")[-2:])
     name = image["file_name"]
     return name[-16:] if name.startswith("COCO") else name
+
+
+def is_region(annotation: Mapping[str, Any]) -> bool:
+    """Whether an annotation is no object but a region to ignore: a crowd (COCO), or with ``ignore`` 1."""
+    return bool(annotation.get("iscrowd", 0) or annotation.get("ignore", 0))

@@ -1,7 +1,7 @@
 """From the config to the training sampler."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,7 @@ def _repeat_factor(cfg: CfgNode, classes: ImageClasses, seed: int) -> RepeatFact
         )
     if options.REPEAT_ROUNDING not in ROUNDINGS:
         raise UserError(f"DATALOADER.REPEAT_ROUNDING is {options.REPEAT_ROUNDING!r}; it must be {_one_of(*ROUNDINGS)}.")
-    counts = fitting_counts(cfg, classes)
+    counts = fitting_counts(category_counts(cfg), classes, cfg.DATASETS.TRAIN)
     of_class = category_repeat_factors(counts.image_frequencies, options.REPEAT_THRESHOLD, options.REPEAT_SQRT)
     return RepeatFactorTrainingSampler(classes.largest(of_class), seed, options.REPEAT_ROUNDING)
 
@@ -78,7 +78,7 @@ def _class_balanced(cfg: CfgNode, classes: ImageClasses, seed: int) -> ClassBala
             f"DATALOADER.CLASS_BALANCED_POWER is {power}; it must be from 0 (class-balanced) to 1 (instance-balanced)."
         )
     images_of_class = classes.images_of_class(_num_classes(cfg, classes))
-    counts = fitting_counts(cfg, classes)
+    counts = fitting_counts(category_counts(cfg), classes, cfg.DATASETS.TRAIN)
     return ClassBalancedTrainingSampler(images_of_class, torch.tensor(counts.image_counts), power, seed)
 
 
@@ -126,14 +126,18 @@ def _num_classes(cfg: CfgNode, classes: ImageClasses) -> int:
     return largest + 1
 
 
-def fitting_counts(cfg: CfgNode, classes: ImageClasses) -> CategoryCounts:
-    """The category counts, which know every class of the training images.
+def fitting_counts(counts: CategoryCounts, classes: ImageClasses, dataset_names: Sequence[str]) -> CategoryCounts:
+    """Category counts that know every class of the training images.
+
+    Args:
+        counts: of the training data.
+        classes: the classes of the training images.
+        dataset_names: of the training data, for the sentence.
 
     Raises:
-        UserError: there are none, or they are of other data.
+        UserError: they are of other data.
     """
-    counts = category_counts(cfg)
-    names = ", ".join(cfg.DATASETS.TRAIN)
+    names = ", ".join(dataset_names)
     smallest, largest = classes.class_range
     if smallest < 0 or largest >= counts.num_classes:
         raise UserError(

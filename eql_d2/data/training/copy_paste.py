@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from torch import Tensor
 
+from eql_d2.data.category_counts import category_counts
 from eql_d2.data.training.build_sampler import fitting_counts
 from eql_d2.data.training.image_classes import ImageClasses
 from eql_d2.data.training.samplers import category_repeat_factors
@@ -90,7 +91,7 @@ def build_copy_paste(cfg: CfgNode, make_sample: Callable[[int], Sample], classes
         raise UserError(f"INPUT.COPY_PASTE.REPEAT_THRESHOLD is {options.REPEAT_THRESHOLD}; set it to 0 or a share.")
     weights = torch.ones(classes.num_images)
     if options.REPEAT_THRESHOLD:
-        frequencies = fitting_counts(cfg, classes).image_frequencies
+        frequencies = fitting_counts(category_counts(cfg), classes, cfg.DATASETS.TRAIN).image_frequencies
         weights = classes.largest(category_repeat_factors(frequencies, options.REPEAT_THRESHOLD))
     return CopyPaste(make_sample, weights, hidden_area=options.HIDDEN_AREA, hidden_shift=options.HIDDEN_SHIFT)
 

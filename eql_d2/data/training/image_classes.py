@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eql_d2.data.annotations.rules import is_region
+
 CROWD = np.iinfo(np.int64).min
 
 
 class ImageClasses:
-    """The classes of the instances of N training images. Crowds, which training leaves out, do not count.
+    """The classes of the instances of N training images. Regions to ignore, which training leaves out, do not count.
 
     Args:
         dataset_dicts: Detectron2's dataset dicts, or what :meth:`LVISDataset.summaries` has of them.
@@ -22,7 +24,7 @@ class ImageClasses:
     def __init__(self, dataset_dicts: Sequence[dict[str, Any]]) -> None:
         lengths = np.fromiter((len(record["annotations"]) for record in dataset_dicts), np.int64, len(dataset_dicts))
         instances = itertools.chain.from_iterable(record["annotations"] for record in dataset_dicts)
-        classes = (CROWD if instance.get("iscrowd") else instance["category_id"] for instance in instances)
+        classes = (CROWD if is_region(instance) else instance["category_id"] for instance in instances)
         classes = np.fromiter(classes, np.int64, lengths.sum())
         images = np.repeat(np.arange(len(lengths)), lengths)
         self._classes, self._images = classes[classes != CROWD], images[classes != CROWD]

@@ -23,7 +23,7 @@ from eql_d2.data.training.copy_paste import build_copy_paste
 from eql_d2.data.training.ignore_regions import WithIgnoreRegions
 from eql_d2.data.training.image_classes import ImageClasses
 from eql_d2.data.training.mapper import LongTailMapper
-from eql_d2.data.training.sampler_report import report_classes_shown
+from eql_d2.data.training.sampler_report import report_classes_shown_by
 from eql_d2.data.training.seeding import derived_seed
 from eql_d2.data.training.training_samples import MappedImages, SeededDataset
 from eql_d2.data.training.unreadable_images import REPORT_KEY, DatasetDict, NamingMapper, UnreadableImages
@@ -127,7 +127,7 @@ def build_train_loader(cfg: CfgNode, seed: int, mapper: Callable | None = None) 
     classes = ImageClasses(summaries)
     sampler = build_sampler(cfg, classes, seed)
     if comm.is_main_process():
-        report_classes_shown(cfg, sampler, classes)
+        report_classes_shown_by(cfg, sampler, classes)
     grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
     groups = [int(grouped and record["width"] > record["height"]) for record in summaries]
     batches = BatchSampler(lambda: iter(sampler), groups, batch_size)

@@ -9,6 +9,7 @@ from detectron2.data import DatasetMapper, detection_utils
 from detectron2.structures import Boxes, BoxMode
 from torch import Tensor
 
+from eql_d2.data.annotations.rules import is_region
 from eql_d2.data.training.image_targets import ImageTargets
 from eql_d2.errors import UserError
 
@@ -128,11 +129,6 @@ class LongTailMapper(DatasetMapper):
         moved.clip(image_shape)
         moved = moved[moved.nonempty()]
         return moved if len(moved) else None
-
-
-def is_region(annotation: DatasetDict) -> bool:
-    """Whether an annotation is no object but a region to ignore: a crowd (COCO), or with ``ignore`` 1."""
-    return bool(annotation.get("iscrowd", 0) or annotation.get("ignore", 0))
 
 
 def _corners(annotation: DatasetDict) -> list[float]:

@@ -11,6 +11,7 @@ import numpy as np
 from detectron2.config import CfgNode
 from tabulate import tabulate
 
+from eql_d2.data.category_counts import category_counts
 from eql_d2.data.training.build_sampler import fitting_counts
 from eql_d2.data.training.image_classes import ImageClasses
 from eql_d2.data.training.samplers import TrainingStream
@@ -49,30 +50,39 @@ def classes_shown(sampler: TrainingStream, classes: ImageClasses, num_classes: i
     return ClassesShown(*natural, *classes.counts(np.bincount(indices, minlength=size), num_classes))
 
 
-def report_classes_shown(cfg: CfgNode, sampler: TrainingStream, classes: ImageClasses) -> None:
+def report_classes_shown_by(cfg: CfgNode, sampler: TrainingStream, classes: ImageClasses) -> None:
+    """:func:`report_classes_shown` of a config; where its data has no fitting category counts, a warning says so."""
+    try:
+        counts = fitting_counts(category_counts(cfg), classes, cfg.DATASETS.TRAIN)
+    except UserError as error:  # a sampler without need of counts samples without them
+        logger.warning("What the sampler shows of each class is not counted: %s", error)
+        return
+    report_classes_shown(sampler, classes, counts, cfg.OUTPUT_DIR)
+
+
+def report_classes_shown(
+    sampler: TrainingStream, classes: ImageClasses, counts: CategoryCounts, output_dir: str | Path
+) -> None:
     """Log the sampler's classes by group, and write those of all classes to ``OUTPUT_DIR/sampler_classes.csv``.
 
     The numbers are of the run's own stream, over one epoch's worth of images. Called by the first process alone.
 
     Args:
-        cfg: full config; where its data has no fitting category counts, a warning says so.
         sampler: the run's sampler.
         classes: the classes of the training images.
+        counts: of the training data.
+        output_dir: folder of the run.
     """
-    try:
-        counts = fitting_counts(cfg, classes)
-    except UserError as error:  # a sampler without need of counts samples without them
-        logger.warning("What the sampler shows of each class is not counted: %s", error)
-        return
     shown = classes_shown(sampler, classes, counts.num_classes)
-    path = Path(cfg.OUTPUT_DIR) / FILE_NAME
+    path = Path(output_dir) / FILE_NAME
+    name = type(sampler).__name__
     _write_file(path, shown, counts)
     if np.array_equal(shown.images_shown, shown.images) and np.array_equal(shown.instances_shown, shown.instances):
-        logger.info("%s shows each class as often as it is there (%s).", cfg.DATALOADER.SAMPLER_TRAIN, path)
+        logger.info("%s shows each class as often as it is there (%s).", name, path)
         return
     logger.info(
         "What %s shows in %d images, and how that compares with every image once (each class: %s):\n%s",
-        cfg.DATALOADER.SAMPLER_TRAIN,
+        name,
         classes.num_images,
         path,
         table(shown, counts),

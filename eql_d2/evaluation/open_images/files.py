@@ -10,9 +10,9 @@ from eql_d2.data.annotations.cache import open_annotations
 from eql_d2.data.annotations.findings import defects_error
 from eql_d2.data.category_counts import count_annotations
 from eql_d2.errors import UserError
-from eql_d2.evaluation.open_images.evaluator import summary, write_class_ap
 from eql_d2.evaluation.open_images.export import HEADER, label_of_category, prediction_row
 from eql_d2.evaluation.open_images.metric import OpenImagesMetric
+from eql_d2.evaluation.open_images.open_images_evaluator import summary, write_class_ap
 from eql_d2.evaluation.open_images.truth import OpenImagesTruth, instance_counts_by_id
 from eql_d2.evaluation.results.results_file import PROGRESS_AFTER, ResultsFile
 from eql_d2.long_tail import read_count_file

@@ -201,10 +201,10 @@ def group_means(class_ap: np.ndarray, instance_counts: np.ndarray) -> dict[str, 
         "AP1" to "AP5", NaN where a group has no class with an AP.
     """
     groups = np.array_split(np.argsort(instance_counts, kind="stable"), NUM_GROUPS)
-    return {f"AP{number}": mean_defined(class_ap[group]) for number, group in enumerate(groups, start=1)}
+    return {f"AP{number}": mean_without_nan(class_ap[group]) for number, group in enumerate(groups, start=1)}
 
 
-def mean_defined(values: np.ndarray) -> float:
+def mean_without_nan(values: np.ndarray) -> float:
     """Mean of what is not NaN; NaN if nothing is left."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if len(defined) else float("nan")

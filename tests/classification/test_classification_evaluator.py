@@ -10,8 +10,8 @@ import torch
 from detectron2.utils import comm
 from PIL import Image
 
+from eql_d2.classification.classification_evaluator import ClassificationEvaluator
 from eql_d2.classification.confusion_picture import confusion_matrix
-from eql_d2.classification.evaluator import ClassificationEvaluator
 from eql_d2.classification.metrics import calibration_error, shot_groups
 from eql_d2.engine import launch
 from eql_d2.errors import UserError

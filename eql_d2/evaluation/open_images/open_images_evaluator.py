@@ -14,7 +14,7 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from eql_d2.errors import UserError
 from eql_d2.evaluation.detection_evaluator import DetectionEvaluator, check_finite
 from eql_d2.evaluation.open_images.export import HEADER, label_of_category, prediction_row
-from eql_d2.evaluation.open_images.metric import OpenImagesMetric, group_means, mean_defined
+from eql_d2.evaluation.open_images.metric import OpenImagesMetric, group_means, mean_without_nan
 from eql_d2.evaluation.open_images.truth import OpenImagesTruth
 from eql_d2.evaluation.results.parts import ResultParts
 from eql_d2.long_tail import CategoryCounts
@@ -123,7 +123,7 @@ class OpenImagesEvaluator(DetectionEvaluator):
 
 def summary(class_ap: np.ndarray, instance_counts: np.ndarray | None) -> dict[str, float]:
     """AP50 over all classes and, with counts, in five groups from rare (AP1) to frequent (AP5), in percent."""
-    values = {"AP50": mean_defined(class_ap)}
+    values = {"AP50": mean_without_nan(class_ap)}
     known = instance_counts is not None
     values |= group_means(class_ap, instance_counts if known else np.zeros(len(class_ap)))
     return {name: 100 * v if known or name == "AP50" else float("nan") for name, v in values.items()}
