@@ -9,7 +9,7 @@ import re
 import pytest
 
 from eql_d2.losses import BalancedGroupSoftmax, EqualizationLossV2, SeesawLoss
-from eql_d2.modeling.box_predictor import build_loss
+from eql_d2.modeling.loss_config import loss_of_config
 from tests.config_files import LVIS, TRAIN_IMAGES, by_path, config_of, leaf_of, of_recipes
 
 OFFICIAL, PAPER = of_recipes("official"), of_recipes("paper")
@@ -197,13 +197,13 @@ def test_methods(path):
     methods = cfg.MODEL.LONG_TAIL
     if seesaw:
         assert (methods.SEESAW.P, methods.SEESAW.Q, methods.SEESAW.EPS) == (0.8, 2.0, 0.01)
-        assert build_loss(SeesawLoss, cfg, "SEESAW").num_logits == 1203 + 2
+        assert loss_of_config(SeesawLoss, cfg, "SEESAW").num_logits == 1203 + 2
     elif leaf.method == "eqlv2":
         assert (methods.EQLV2.ALPHA, methods.EQLV2.GAMMA, methods.EQLV2.MU) == (4.0, 12.0, 0.8)
-        assert build_loss(EqualizationLossV2, cfg, "EQLV2").num_logits == 1203 + 1
+        assert loss_of_config(EqualizationLossV2, cfg, "EQLV2").num_logits == 1203 + 1
     elif leaf.method == "bags":
         assert (methods.BAGS.BIN_EDGES, methods.BAGS.OTHERS_RATIO) == ((10, 100, 1000), 8.0)
-        assert {"LVISv1": 1209, "LVISv0.5": 1236}[leaf.version] == build_loss(
+        assert {"LVISv1": 1209, "LVISv0.5": 1236}[leaf.version] == loss_of_config(
             BalancedGroupSoftmax, cfg, "BAGS"
         ).num_logits
 

@@ -128,13 +128,7 @@ def build_loss(
     loss_class = METHODS[method].loss_class if isinstance(method, str) else method
     name = method if isinstance(method, str) else loss_class.__name__
     parameters = inspect.signature(loss_class).parameters
-    own = [parameter for parameter in parameters if parameter not in _GIVEN]
-    unknown = set(options) - set(own)
-    if unknown:
-        raise ValueError(f"{name} has no option {sorted(unknown)[0]!r}; its options are: {', '.join(own) or 'none'}.")
-    missing = [p for p in own if p not in options and parameters[p].default is inspect.Parameter.empty]
-    if missing:
-        raise ValueError(f"{name} needs a value for {missing[0]}.")
+    _check_options(name, loss_class, options)
     given: dict[str, Any] = {"num_classes": num_classes, "has_background": has_background}
     if loss_class.has_background != has_background and "has_background" not in parameters:
         raise ValueError(f"{name} {'needs' if loss_class.has_background else 'has no'} background classes.")
@@ -146,6 +140,17 @@ def build_loss(
             raise ValueError(f"{name} needs the {absent[0]} of the training data.")
         given |= {statistic: known[statistic] for statistic in needed}
     return loss_class(**{key: value for key, value in given.items() if key in parameters}, **options)
+
+
+def _check_options(name: str, loss_class: type[ClassificationLoss], options: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(loss_class).parameters
+    own = [parameter for parameter in parameters if parameter not in _GIVEN]
+    unknown = set(options) - set(own)
+    if unknown:
+        raise ValueError(f"{name} has no option {sorted(unknown)[0]!r}; its options are: {', '.join(own) or 'none'}.")
+    missing = [p for p in own if p not in options and parameters[p].default is inspect.Parameter.empty]
+    if missing:
+        raise ValueError(f"{name} needs a value for {missing[0]}.")
 
 
 def statistics_of(counts: CategoryCounts) -> dict[str, Tensor]:
@@ -176,6 +181,7 @@ def build_classification_loss(
     """
     if name not in CLASSIFICATION_LOSSES:
         raise ValueError(f"The loss is {name!r}; it must be one of {', '.join(CLASSIFICATION_LOSSES)}.")
+    _check_options(name, CLASSIFICATION_LOSSES[name], options)
     counts = class_statistics("instance_counts", instance_counts, num_classes)
     statistics = {"instance_counts": counts, "class_frequencies": counts / counts.sum().clamp(min=1)}
     return build_loss(name, num_classes, statistics, has_background=False, **options)

@@ -77,7 +77,7 @@ def test_seql_takes_shares_of_the_images():
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [
-        ("sofmax", {}, "The loss is 'sofmax'; it must be one of softmax, seql, focal"),
+        ("sofmax", {}, "The loss is 'sofmax'; it must be one of softmax, sigmoid, seesaw"),
         ("softmax", {"gamma": 2}, "softmax has no option 'gamma'; its options are: none"),
         ("focal", {"lambda_": 2}, "focal has no option 'lambda_'; its options are: gamma, alpha"),
         ("focal", {"has_background": True}, "focal has no option 'has_background'"),
