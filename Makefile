@@ -27,13 +27,14 @@ test: setup  ## run the tests except the slow ones
 test-all: setup  ## run all tests
 	@$(BIN)/python -m pytest --durations=10
 
-lint: setup  ## check style and formatting
+lint: setup  ## check style, formatting and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
 
 lock:  ## resolve pyproject.toml into requirements.lock
 	@$(HOST_PYTHON) tools/set_up.py --lock
 
 clean:  ## delete the environment and the caches; datasets and output/ stay
-	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

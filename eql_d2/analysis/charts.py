@@ -4,7 +4,7 @@ import io
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -102,7 +102,7 @@ def save_figure(draw: Draw, path: str | Path) -> None:
             raise UserError(f"Figure file {path} cannot be written ({error.strerror}); name another.") from None
 
 
-def plain_number(value: float, _: int) -> str:
+def plain_number(value: float, _: float) -> str:
     """A tick's label without powers of ten."""
     return f"{value:g}"
 
@@ -117,7 +117,7 @@ def _drawn(draw: Draw, palette: Palette) -> Figure:
     return figure
 
 
-def _style(palette: Palette) -> dict[str, object]:
+def _style(palette: Palette) -> dict[Any, Any]:  # matplotlib lists its settings' names as a type of their own
     return {
         "font.size": 10,
         "text.color": palette.ink,

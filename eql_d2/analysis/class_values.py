@@ -79,7 +79,8 @@ def positive_scores(run: FinishedRun, dataset: str) -> Values:
         UserError: the detections or the dataset's annotations are missing or broken.
     """
     truth, results = open_results(run, dataset)
-    totals, numbers = defaultdict(float), defaultdict(int)
+    totals: defaultdict[int, float] = defaultdict(float)
+    numbers: defaultdict[int, int] = defaultdict(int)
     for image_id in truth.images:
         objects = [a for a in truth.annotations(image_id) if not is_region(a)]
         if not objects:

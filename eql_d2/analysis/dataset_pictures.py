@@ -1,6 +1,7 @@
 """Pictures of a dataset's long tail."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -36,7 +37,7 @@ def draw_long_tail(
         if low >= top:
             continue
         axes.axhspan(low, min(high, top), color=palette.groups[letter], alpha=0.16, linewidth=0)
-        place = {"transform": axes.get_yaxis_transform(), "va": "bottom", "color": palette.ink}
+        place: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "bottom", "color": palette.ink}
         axes.text(0.02, low * 1.15, GROUP_NAMES[letter], **place)
     axes.plot(
         range(1, len(ranked) + 1), ranked, color=palette.mark, linewidth=2, marker="o" if len(ranked) < 30 else ""

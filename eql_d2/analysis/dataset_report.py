@@ -28,7 +28,7 @@ def dataset_page(check: DatasetCheck, bin_edges: Sequence[int] = (10, 100, 1000)
     readable = [part for part in check.sets if part.counts is not None]
     if readable:
         parts += ["<h2>Numbers</h2>", _numbers(readable)]
-    if train.counts is not None and sum(train.counts.image_counts):
+    if train.counts is not None and any(train.counts.image_counts):
         parts += [_long_tail(train.counts), _bins(train.counts, bin_edges), _extremes(train.counts)]
     for part in readable:
         parts.append(_empty_classes(part))
@@ -98,15 +98,16 @@ def _numbers(sets: Sequence[CheckedSet]) -> str:
 
 
 def _facts_of(part: CheckedSet) -> dict[str, Any]:
-    counts, instances = part.counts, sum(part.counts.instance_counts)
+    annotations, counts = part.readable
+    instances = sum(counts.instance_counts)
     with_images = [count for count in counts.image_counts if count]
     groups = Counter(counts.frequency_groups)
     return {
-        "images": len(part.annotations),
+        "images": len(annotations),
         "images with annotations": counts.num_images,
-        "annotations": len(part.annotations.categories),
+        "annotations": len(annotations.categories),
         "instances": instances,
-        "regions to ignore (crowds)": int(part.annotations.regions.sum()),
+        "regions to ignore (crowds)": int(annotations.regions.sum()),
         "instances an annotated image": f"{instances / max(counts.num_images, 1):.1f}",
         "classes": counts.num_classes,
         "classes without instances": counts.num_classes - len(with_images),
@@ -179,7 +180,7 @@ def _classes(counts: CategoryCounts, indices: Sequence[int]) -> str:
 
 
 def _empty_classes(part: CheckedSet) -> str:
-    counts = part.counts
+    _, counts = part.readable
     names = [
         f"{html.escape(name)} ({category_id})"
         for name, category_id, instances in zip(counts.names, counts.category_ids, counts.instance_counts, strict=True)

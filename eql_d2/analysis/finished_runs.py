@@ -97,7 +97,7 @@ class FinishedRun:
                 if slash and task in ("bbox", "segm"):
                     found.setdefault(task, {})[metric] = None if math.isnan(value) else value
         if not found:
-            raise UserError(f"{self.folder / 'metrics.json'} has no evaluation; the run has not finished.")
+            raise UserError(f"{self._file('metrics.json')} has no evaluation; the run has not finished.")
         names = self.cfg.DATASETS.TEST
         return {names[0] if len(names) == 1 else "": found}
 
@@ -108,7 +108,7 @@ class FinishedRun:
             return self.entry["curve"]
         lines = [line for line in self._metric_lines if "total_loss" in line]
         if not lines:
-            raise UserError(f"{self.folder / 'metrics.json'} has no losses; the run had not gone far enough.")
+            raise UserError(f"{self._file('metrics.json')} has no losses; the run had not gone far enough.")
         lines.sort(key=lambda line: line["iteration"])
         names = dict.fromkeys(name for line in lines for name in line)
         return {name: [line.get(name) for line in lines] for name in names}
@@ -130,7 +130,7 @@ class FinishedRun:
         """Ratio of positive to negative gradients of each class, by the predictor's stage ("" of a single one)."""
         columns = [name for name in self._gradient_rows[0] if name and name.endswith("/gradient_ratio")]
         if not columns:
-            raise UserError(f"{self.folder / GRADIENT_FILE} has no column of gradient ratios.")
+            raise UserError(f"{self._file(GRADIENT_FILE)} has no column of gradient ratios.")
         return {
             _stage_name(column): {int(row["category_id"]): float(row[column]) for row in self._gradient_rows}
             for column in columns
@@ -157,9 +157,10 @@ class FinishedRun:
 
     @cached_property
     def _gradient_rows(self) -> list[dict[str, str]]:
-        rows = _read_csv(self._file(GRADIENT_FILE), ("category_id", "name", "frequency", "image_count"))
+        path = self._file(GRADIENT_FILE)
+        rows = _read_csv(path, ("category_id", "name", "frequency", "image_count"))
         if not rows:
-            raise UserError(f"{self.folder / GRADIENT_FILE} is empty.")
+            raise UserError(f"{path} is empty.")
         return rows
 
     @cached_property
@@ -217,8 +218,8 @@ def _places_of_runs(path: Path) -> list[Path]:
 
 def _read_run(place: Path) -> FinishedRun:
     if place.is_file():
-        entry = read_entry(place)
-        return FinishedRun(str(entry["name"]), None, entry)
+        alone = read_entry(place)
+        return FinishedRun(str(alone["name"]), None, alone)
     ledger = place / LEDGER_FILE
     entry = read_entry(ledger) if ledger.is_file() else None
     return FinishedRun(str(entry["name"]) if entry else place.name, place, entry)

@@ -75,7 +75,8 @@ def gallery(
         with_objects[i] for i in np.linspace(0, len(with_objects) - 1, min(num_images, len(with_objects))).astype(int)
     ]
     shape = "one" if len(runs) == 1 else "two"
-    rows, totals = [], [Counter() for _ in runs]
+    rows: list[str] = []
+    totals: list[Counter[str]] = [Counter() for _ in runs]
     for image_id in chosen:
         path = image_root / paths[image_id]
         pixels = cv2.imread(str(path))

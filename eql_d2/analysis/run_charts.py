@@ -93,7 +93,7 @@ def draw_thresholds(
     for number, (name, function) in enumerate(THRESHOLD_FUNCTIONS.items()):
         values = function(torch.from_numpy(grid), lambda_).numpy()
         label = f"{name}, λ = {lambda_:.3g}" if name == "step" else name
-        style = {
+        style: dict[str, Any] = {
             "color": palette.series[number],
             "linestyle": _LINES[number],
             "linewidth": 3 if name == chosen else 1.7,
@@ -136,7 +136,7 @@ def _draw_classes(axes: Axes, palette: Palette, series: Sequence[Series], logari
 def _band(axes: Axes, palette: Palette, letter: str, low: float, high: float, middle: float) -> None:
     axes.axvspan(low, high, color=palette.groups[letter], alpha=0.14, linewidth=0)
     axes.figure.subplots_adjust(top=0.93)  # room for the names above
-    place = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom", "fontsize": 8.5}
+    place: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom", "fontsize": 8.5}
     axes.text(middle, 1.0, GROUP_NAMES[letter], color=palette.ink, **place)
 
 

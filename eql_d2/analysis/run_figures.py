@@ -88,7 +88,8 @@ def ap_by_frequency(runs: Sequence[FinishedRun], task: str) -> RunFigure:
 
 def losses(runs: Sequence[FinishedRun], part: str) -> RunFigure:
     """Losses during training: ``total_loss``, or ``loss_cls`` (summed over a Cascade's stages)."""
-    found, left_out = {}, []
+    found: dict[tuple[str, tuple[float | None, ...]], list[np.ndarray]] = {}
+    left_out: list[str] = []
     for run in runs:
         try:
             curve = run.curve
@@ -185,7 +186,9 @@ def _of_classes(
     against_count: bool = False,
 ) -> RunFigure:
     """A figure of a number of each class, runs that differ by the seed averaged; all must have the first's classes."""
-    found, left_out, first = {}, [], None
+    found: dict[tuple[str, str], list[Values]] = {}
+    left_out: list[str] = []
+    first: Run | None = None
     for run in runs:
         try:
             values = read(run)

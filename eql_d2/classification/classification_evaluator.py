@@ -119,7 +119,7 @@ class ClassificationEvaluator(DatasetEvaluator):
             return OrderedDict()
         of_classes, correct, totals = class_metrics(samples, self._groups)
         if self._output_dir:
-            self._write(samples, correct, totals)
+            self._write(self._output_dir, samples, correct, totals)
         metrics = sample_metrics(samples, self._num_bins) | of_classes
         order = ("top1", "top5", "many", "medium", "few", "mean_class", "ece", "nll")
         return OrderedDict(classification={name: metrics[name] for name in order})
@@ -134,12 +134,12 @@ class ClassificationEvaluator(DatasetEvaluator):
         samples = Samples.joined([part for _, part in gathered])
         return samples.chosen(_first_of_each(all_ids, samples.labels))
 
-    def _write(self, samples: Samples, correct: np.ndarray, totals: np.ndarray) -> None:
+    def _write(self, folder: Path, samples: Samples, correct: np.ndarray, totals: np.ndarray) -> None:
         try:
-            self._output_dir.mkdir(parents=True, exist_ok=True)
-            self._write_table(self._output_dir / "per_class_accuracy.csv", correct, totals)
+            folder.mkdir(parents=True, exist_ok=True)
+            self._write_table(folder / "per_class_accuracy.csv", correct, totals)
             save_confusion_picture(
-                self._output_dir / "confusion.png", samples.labels, samples.predictions, self._counts, self._names
+                folder / "confusion.png", samples.labels, samples.predictions, self._counts, self._names
             )
         except OSError as error:
             raise UserError(

@@ -89,7 +89,8 @@ class AverageBatchNorm(HookBase):
         if not is_due or comm.get_world_size() == 1:
             return
         layers = [module for module in self.trainer.model.modules() if isinstance(module, _BatchNorm)]
-        statistics = [tensor for layer in layers for tensor in (layer.running_mean, layer.running_var)]
+        collected = (tensor for layer in layers for tensor in (layer.running_mean, layer.running_var))
+        statistics = [tensor for tensor in collected if tensor is not None]  # a layer may keep none
         if statistics:
             total = sum_over_processes(torch.cat(statistics))
             means = (total / comm.get_world_size()).split([len(tensor) for tensor in statistics])

@@ -58,14 +58,13 @@ def parse_name(name: str) -> tuple[str, str, float, int]:
         UserError: there is no such set.
     """
     match = NAME.fullmatch(name)
-    family, split = (match["family"], match["split"]) if match else ("", "")
-    if split not in SPLITS.get(family, ()):
+    if match is None or match["split"] not in SPLITS.get(match["family"], ()):
         known = ", ".join(f"{family}_{'/'.join(splits)}" for family, splits in SPLITS.items())
         raise UserError(
             f"Dataset {name!r} is not known; it must be of {known}, with a long tail as in cifar100_lt50_train, or be "
             "described under DATASETS.CUSTOM."
         )
-    return family, split, float(match["imbalance"] or 1), int(match["seed"] or 0)
+    return match["family"], match["split"], float(match["imbalance"] or 1), int(match["seed"] or 0)
 
 
 def load_image_set(name: str) -> ImageSet:

@@ -63,9 +63,9 @@ class ImageSet(torch.utils.data.Dataset):
     def digest(self) -> str:
         """What tells two sets apart: a hash of classes, labels and images, or of the images' last two names."""
         digest = hashlib.sha256("\n".join(self.classes).encode())
-        digest.update(np.ascontiguousarray(self.labels, dtype="<i8"))
+        digest.update(np.ascontiguousarray(self.labels, dtype="<i8").data)
         if isinstance(self.images, np.ndarray):
-            digest.update(np.ascontiguousarray(self.images))
+            digest.update(np.ascontiguousarray(self.images).ravel().data)
         else:
             digest.update("\n".join("/".join(Path(image).parts[-2:]) for image in self.images).encode())
         return digest.hexdigest()
@@ -77,6 +77,6 @@ class ImageSet(torch.utils.data.Dataset):
             indices: of the images, in their new order.
             name: of the new set.
         """
-        in_memory = isinstance(self.images, np.ndarray)
-        images = self.images[indices] if in_memory else [self.images[index] for index in indices]
+        images = self.images
+        images = images[indices] if isinstance(images, np.ndarray) else [images[index] for index in indices]
         return dataclasses.replace(self, name=name, labels=self.labels[indices], images=images)

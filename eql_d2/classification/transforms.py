@@ -85,14 +85,17 @@ def build_transforms(cfg: CfgNode, is_train: bool) -> Callable[[Image.Image], Te
 
 
 def _build_one(entry: Any, key: str, mean: list[int]) -> Callable[[Image.Image], Image.Image]:
-    name, options = entry, {}
+    name: Any = entry
+    options: Any = {}
     if isinstance(entry, dict) and len(entry) == 1:
         ((name, options),) = entry.items()
     if name not in list(TRANSFORMS):  # a list, for what cannot be a key
         raise UserError(f"{key} has the unknown {name!r}; it must be one of {', '.join(sorted(TRANSFORMS))}.")
-    if name == "AutoAugment" and (options or {}).get("policy", "imagenet") not in POLICIES:
-        raise UserError(f"{key}: AutoAugment has the policy {options['policy']!r}; it must be {', '.join(POLICIES)}.")
+    if not isinstance(options, dict | None):
+        raise UserError(f"{key}: {name} has the options {options!r}; give each by its name, as in {{size: 32}}.")
     options = dict(options or {})
+    if name == "AutoAugment" and options.get("policy", "imagenet") not in POLICIES:
+        raise UserError(f"{key}: AutoAugment has the policy {options['policy']!r}; it must be {', '.join(POLICIES)}.")
     if name == "Cutout":
         options.setdefault("fill", mean)
     try:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
+from detectron2.modeling import GeneralizedRCNN, build_model
 from torch import Tensor, nn
 
 from eql_d2.conversion.layouts import (
@@ -49,7 +49,7 @@ class Conversion:
     """
 
     cfg: CfgNode
-    model: nn.Module
+    model: GeneralizedRCNN
     changes: list[str]
     used: dict[str, str] = field(default_factory=dict)
     not_needed: dict[str, str] = field(default_factory=dict)
@@ -197,7 +197,7 @@ def _place_tensors(conversion: Conversion, source: Source, file: SourceFile) -> 
     _check_anchors(model, file)
 
 
-def _check_anchors(model: nn.Module, file: SourceFile) -> None:
+def _check_anchors(model: GeneralizedRCNN, file: SourceFile) -> None:
     """Compare the anchors that checkpoints of Detectron2 0.1 hold."""
     for name, theirs in file.tensors.items():
         level = re.fullmatch(r"proposal_generator\.anchor_generator\.cell_anchors\.(\d)", name)
@@ -222,9 +222,8 @@ def _in_our_units(conversion: Conversion, source: Source, file: SourceFile, name
     heads = conversion.model.roi_heads
     if match or name.startswith("roi_heads.mask_head."):
         stage = int(match[1] or 0) if match else 0
-        predictor = (
-            heads.box_predictor[stage] if isinstance(heads.box_predictor, nn.ModuleList) else heads.box_predictor
-        )
+        is_cascade = isinstance(heads.box_predictor, nn.ModuleList)
+        predictor = heads.box_predictor[stage] if is_cascade else heads.box_predictor
         tensor = in_our_order(source, name, tensor, predictor.loss)
         if ".bbox_pred." in name and source.normalized_deltas and len(tensor) % 4 == 0:
             tensor = rescale_deltas(tensor, delta_stds(file, stage), predictor.box2box_transform.weights)

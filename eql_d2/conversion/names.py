@@ -2,6 +2,7 @@
 
 import re
 
+_STATE = {"pos_neg": "pos_neg_ratio"}  # of EQLv2
 _PARTS = (
     (r"neck\.lateral_convs\.(\d)\.conv\.(.+)", lambda m: f"backbone.fpn_lateral{int(m[1]) + 2}.{m[2]}"),
     (r"neck\.fpn_convs\.(\d)\.conv\.(.+)", lambda m: f"backbone.fpn_output{int(m[1]) + 2}.{m[2]}"),
@@ -19,7 +20,6 @@ _PARTS = (
     (r"mask_head\.(\d\.)?upsample\.(.+)", lambda m: _mask(m[1], f"deconv.{m[2]}")),
     (r"mask_head\.(\d\.)?conv_logits\.(.+)", lambda m: _mask(m[1], f"predictor.{m[2]}")),
 )
-_STATE = {"pos_neg": "pos_neg_ratio"}  # of EQLv2
 _RESNET = re.compile(r"layer(\d)\.(\d+)\.(?:(conv|bn)(\d)|downsample\.(\d))\.(.+)")
 
 

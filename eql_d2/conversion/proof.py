@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.modeling import FastRCNNOutputLayers, GeneralizedRCNN
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
@@ -78,13 +79,13 @@ def _source_settings(cfg: CfgNode, source: Source, file: SourceFile) -> dict[str
     }
 
 
-def _preprocessed(model: nn.Module, image: Tensor, cfg: CfgNode) -> Tensor:
+def _preprocessed(model: GeneralizedRCNN, image: Tensor, cfg: CfgNode) -> Tensor:
     in_format = image if cfg.INPUT.FORMAT == "BGR" else image.flip(-1)
     return model.preprocess_image([{"image": in_format.permute(2, 0, 1)}]).tensor
 
 
 def _backbone_outputs(
-    model: nn.Module, reference: SourceModel, image: Tensor, cfg: CfgNode
+    model: GeneralizedRCNN, reference: SourceModel, image: Tensor, cfg: CfgNode
 ) -> dict[str, tuple[Tensor, Tensor]]:
     ours, theirs = _preprocessed(model, image, cfg), reference.pixels(image)
     pairs = {"pixels": (ours, theirs)}
@@ -96,7 +97,7 @@ def _backbone_outputs(
 
 
 def _outputs(
-    model: nn.Module,
+    model: GeneralizedRCNN,
     reference: SourceModel,
     image: Tensor,
     cfg: CfgNode,
@@ -134,18 +135,18 @@ def _outputs(
         pairs[f"scores{suffix}"] = (predictor.scores(all_ours[-1]), reference.scores(logits))
     if is_cascade:
         pairs["scores"] = (
-            predictor.scores(sum(all_ours) / len(all_ours)),
-            reference.scores(sum(all_theirs) / len(all_theirs)),
+            predictor.scores(torch.stack(all_ours).mean(dim=0)),
+            reference.scores(torch.stack(all_theirs).mean(dim=0)),
         )
     if cfg.MODEL.MASK_ON:
         pooled = heads.mask_pooler([features[name] for name in heads.mask_in_features], [Boxes(boxes)])
-        expected = reference.masks(reference.pool(levels, boxes, cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION))
-        pairs["masks"] = (heads.mask_head.layers(pooled).sigmoid(), expected)
+        expected_masks = reference.masks(reference.pool(levels, boxes, cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION))
+        pairs["masks"] = (heads.mask_head.layers(pooled).sigmoid(), expected_masks)
     return pairs
 
 
 def _relative_deltas(
-    reference: SourceModel, predictor: nn.Module, ours: Tensor, theirs: Tensor, stds: tuple[float, ...]
+    reference: SourceModel, predictor: FastRCNNOutputLayers, ours: Tensor, theirs: Tensor, stds: tuple[float, ...]
 ) -> tuple[Tensor, Tensor]:
     """Box deltas in shares of a box's size, (R, n, 4), foreground classes only."""
     weights = ours.new_tensor(predictor.box2box_transform.weights)

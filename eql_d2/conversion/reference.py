@@ -67,8 +67,9 @@ class SourceModel:
 
     def normalize(self, name: str, x: Tensor) -> Tensor:
         """A BatchNorm layer with its collected statistics."""
-        parts = (self.get(f"{name}.{part}") for part in ("running_mean", "running_var", "weight", "bias"))
-        return F.batch_norm(x, *parts, training=False, eps=BATCH_NORM_EPS)
+        mean, variance = self.get(f"{name}.running_mean"), self.get(f"{name}.running_var")
+        weight, bias = self.get(f"{name}.weight"), self.get(f"{name}.bias")
+        return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=BATCH_NORM_EPS)
 
     def backbone(self, x: Tensor) -> list[Tensor]:
         """The outputs of ResNet's or ResNeXt's four stages."""
@@ -179,8 +180,7 @@ class SourceModel:
     def masks(self, features: Tensor) -> Tensor:
         """(R, K, 2H, 2W) probabilities, the mean over a Cascade's heads, of pooled features."""
         prefixes = [prefix for prefix in self._mask_prefixes() if self.has(f"{prefix}conv_logits.weight")]
-        sums = sum(self._mask_logits(prefix, features).sigmoid() for prefix in prefixes)
-        masks = sums / len(prefixes)
+        masks = torch.stack([self._mask_logits(prefix, features).sigmoid() for prefix in prefixes]).mean(dim=0)
         return masks[:, 1:] if self.source.background_first and masks.shape[1] > 1 else masks
 
     @staticmethod

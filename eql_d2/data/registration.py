@@ -237,7 +237,8 @@ def _entries_of_file(path: Path) -> list[dict[str, Any]]:
 
 def _register_entry(entry: Any, source: str) -> None:
     if isinstance(entry, dict) and entry.get("format") == "openimages":
-        register_open_images(entry.get("name"), source_of_entry(entry, source), entry.get("categories"))
+        files = source_of_entry(entry, source)
+        register_open_images(entry["name"], files, entry.get("categories"))
         return
     required, optional = {"name", "annotations", "images"}, {"format", "categories", "ignore_regions"}
     if not isinstance(entry, dict) or not required <= set(entry) <= required | optional:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
+from PIL.ImageFont import FreeTypeFont
 
 from eql_d2.drawing.instances import load_font
 
@@ -42,7 +43,7 @@ def contact_sheet(tiles: Sequence[np.ndarray], names: Sequence[str], side: int =
     return np.asarray(sheet)
 
 
-def _shortened(name: str, font, width: int) -> str:
+def _shortened(name: str, font: FreeTypeFont, width: int) -> str:
     """The name, with an ellipsis for as much of its middle as has no room."""
     text = name
     kept = len(name)

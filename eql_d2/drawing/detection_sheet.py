@@ -12,6 +12,7 @@ from detectron2.utils.visualizer import Visualizer
 
 from eql_d2.data.annotations.cache import open_annotations
 from eql_d2.data.annotations.lvis_format import load_lvis_format
+from eql_d2.errors import UserError
 
 
 def save_detection_pictures(
@@ -36,6 +37,9 @@ def save_detection_pictures(
         num_images: images on the sheet, two in a row.
         score_threshold: detections below this score are left out, in [0, 1].
         side: length of an image's longer side on the sheet, in pixels.
+
+    Raises:
+        UserError: an image is missing or unreadable.
     """
     names = {c["id"]: c["name"] for c in open_annotations(annotation_file).category_records}
     results = sorted(orjson.loads(Path(results_file).read_bytes()), key=lambda result: result["image_id"])
@@ -56,7 +60,10 @@ def save_detection_pictures(
 
 def _draw(image: dict[str, Any], records: list[dict[str, Any]], labels: list[str], side: int) -> np.ndarray:
     """One image in BGR with boxes, masks and labels drawn on it."""
-    pixels = cv2.cvtColor(cv2.imread(image["file_name"]), cv2.COLOR_BGR2RGB)
+    stored = cv2.imread(image["file_name"])
+    if stored is None:
+        raise UserError(f"Image {image['file_name']} is missing or unreadable.")
+    pixels = cv2.cvtColor(stored, cv2.COLOR_BGR2RGB)
     canvas = Visualizer(pixels, scale=side / max(pixels.shape[:2]))
     boxes = [BoxMode.convert(r["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for r in records]
     masks = [r["segmentation"] for r in records] if all("segmentation" in r for r in records) else None

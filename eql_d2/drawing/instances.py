@@ -199,7 +199,7 @@ def _intersections(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    return (_intersections(first, second) >= 0).all(axis=2)
+    return np.all(_intersections(first, second) >= 0, axis=2)
 
 
 def shared_areas(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -38,7 +38,7 @@ class WatchClasses(HookBase):
         self._checkpoint_period = checkpoint_period
         self._folder = Path(output_dir)
         self._counts = counts
-        self._sums: Tensor | None = None
+        self._sums = torch.zeros(0)  # (predictors, 2, K) once training starts
 
     def before_train(self) -> None:
         """Give each predictor a collector."""
@@ -47,7 +47,7 @@ class WatchClasses(HookBase):
         for predictor in self._predictors:
             columns = predictor.loss.class_columns.to(predictor.cls_score.weight.device)
             predictor.gradient_sums = GradientSums(columns)
-        if self._sums is None:
+        if not len(self._sums):
             self._sums = torch.zeros(len(self._predictors), 2, self._counts.num_classes, dtype=torch.float64)
 
     def before_step(self) -> None:
@@ -110,7 +110,7 @@ class WatchClasses(HookBase):
 
     def state_dict(self) -> dict[str, Any]:
         """The sums so far, of all processes."""
-        if self._sums is None:
+        if not len(self._sums):
             return {}
         return {"sums": self._sums}
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import pickle
 import zipfile
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ def class_records(cfg: CfgNode) -> dict[str, Any]:
 
 def _ids_and_names(cfg: CfgNode) -> tuple[tuple[int, ...], tuple[str, ...]]:
     count_file = cfg.MODEL.LONG_TAIL.CATEGORY_COUNTS
-    datasets = cfg.DATASETS.TRAIN or (() if count_file else cfg.DATASETS.TEST)
+    datasets: Sequence[str] = cfg.DATASETS.TRAIN or (() if count_file else cfg.DATASETS.TEST)
     if not (datasets or count_file):
         raise UserError(
             "The config names no classes; set DATASETS.TEST to a registered dataset or "
@@ -82,7 +83,7 @@ def _ids_and_names(cfg: CfgNode) -> tuple[tuple[int, ...], tuple[str, ...]]:
     if metadata and metadata.get("thing_classes"):
         names = tuple(metadata.thing_classes)
         to_contiguous = metadata.get("thing_dataset_id_to_contiguous_id") or {i: i for i in range(len(names))}
-        return tuple(sorted(to_contiguous, key=to_contiguous.get)), names
+        return tuple(sorted(to_contiguous, key=to_contiguous.__getitem__)), names
     if not count_file:
         raise UserError(
             f"Dataset {datasets[0]!r} has no class names; set MODEL.LONG_TAIL.CATEGORY_COUNTS to a JSON file."

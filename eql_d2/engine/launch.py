@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -102,7 +102,7 @@ def launch(
         raise UserError(mistakes.get()) from None
 
 
-def place_given_by_cluster(environment: dict[str, str]) -> ProcessPlace | None:
+def place_given_by_cluster(environment: Mapping[str, str]) -> ProcessPlace | None:
     """The place of this process as torchrun or Slurm's srun say it, or None if neither started it.
 
     Args:
@@ -112,8 +112,13 @@ def place_given_by_cluster(environment: dict[str, str]) -> ProcessPlace | None:
         UserError: Slurm runs different numbers of tasks on its nodes.
     """
     if "TORCHELASTIC_RUN_ID" in environment:
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-        return ProcessPlace(*(int(environment[name]) for name in names), url="env://")
+        return ProcessPlace(
+            rank=int(environment["RANK"]),
+            world_size=int(environment["WORLD_SIZE"]),
+            local_rank=int(environment["LOCAL_RANK"]),
+            local_size=int(environment["LOCAL_WORLD_SIZE"]),
+            url="env://",
+        )
     if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
         tasks, nodes = int(environment["SLURM_STEP_NUM_TASKS"]), int(environment["SLURM_STEP_NUM_NODES"])
         if tasks % nodes:

@@ -69,8 +69,9 @@ class LVISEvaluator(DetectionEvaluator):
         self._tasks = tuple(tasks) if tasks else None
         self._distributed = distributed
         self._output_dir = Path(output_dir) if output_dir else None
-        unlimited = max_dets_per_image is None or max_dets_per_image < 0  # -1 is Detectron2's "all"
-        self._max_dets = LVIS_MAX_DETECTIONS if unlimited else min(max_dets_per_image, LVIS_MAX_DETECTIONS)
+        self._max_dets = LVIS_MAX_DETECTIONS
+        if max_dets_per_image is not None and max_dets_per_image >= 0:  # -1 is Detectron2's "all"
+            self._max_dets = min(max_dets_per_image, LVIS_MAX_DETECTIONS)
         self._engine, self._fixed_ap = engine, fixed_ap
         self._parts: ResultParts | None = None
         self.reset()
@@ -80,13 +81,13 @@ class LVISEvaluator(DetectionEvaluator):
         if self._parts:
             self._parts.discard()
         self._parts = ResultParts(self._output_dir / "lvis_instances_results.json") if self._output_dir else None
-        self._evaluation = self._start() if self._tasks else None
+        self._evaluation = self._start(self._tasks) if self._tasks else None
 
-    def _start(self) -> Evaluation | None:
+    def _start(self, tasks: Sequence[str]) -> Evaluation | None:
         """None for a test set, which has no annotations."""
         if not self._ground_truth.is_labelled:
             return None
-        return Evaluation(self._ground_truth, self._tasks, self._engine, self._max_dets, self._fixed_ap)
+        return Evaluation(self._ground_truth, tasks, self._engine, self._max_dets, self._fixed_ap)
 
     def _process_image(self, image_id: int, instances: Any) -> None:
         if image_id not in self._ground_truth.images:
@@ -94,7 +95,7 @@ class LVISEvaluator(DetectionEvaluator):
         check_finite(image_id, instances)
         if self._tasks is None:
             self._tasks = ("bbox", "segm") if instances.has("pred_masks") else ("bbox",)
-            self._evaluation = self._start()
+            self._evaluation = self._start(self._tasks)
         # The sort is stable, so that detections of equal score keep the model's order.
         best = instances.scores.argsort(descending=True, stable=True)
         results = instances_to_coco_json(instances[best if self._fixed_ap else best[: self._max_dets]], image_id)
@@ -135,7 +136,7 @@ class LVISEvaluator(DetectionEvaluator):
         if self._distributed:
             self._tasks = next((tasks for tasks in comm.all_gather(self._tasks) if tasks), None)
         if self._tasks and not self._evaluation:
-            self._evaluation = self._start()
+            self._evaluation = self._start(self._tasks)
 
 
 def _ground_truth(metadata: Metadata, counts: CategoryCounts | None, ignore_defects: bool) -> GroundTruth:

@@ -37,6 +37,10 @@ class BalancedGroupSoftmax(ClassificationLoss):
         ValueError: an argument is out of its range; the sentence names it.
     """
 
+    group_of_class: Tensor
+    logit_of_class: Tensor
+    target_logit: Tensor
+
     def __init__(
         self,
         num_classes: int,

@@ -28,6 +28,8 @@ class EqualizationLoss(SigmoidLoss):
         ValueError: an argument is out of its range; the sentence names it.
     """
 
+    tail_weight: Tensor
+
     def __init__(
         self,
         num_classes: int,

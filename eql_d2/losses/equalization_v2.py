@@ -1,5 +1,7 @@
 """Equalization Loss v2 (EQLv2): Tan et al., CVPR 2021, arXiv 2012.08548."""
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -71,7 +73,8 @@ class EqualizationLossV2(StatefulLoss, SigmoidLoss):
         # σ(-z) is 1 - σ(z) with all its digits.
         of_own = torch.sigmoid(-logits.gather(1, own)).masked_fill_((gt_classes >= logits.shape[1])[:, None], 0)
         positives = logits.new_zeros(logits.shape[1]).index_add_(0, own.squeeze(1), of_own.squeeze(1))
-        negatives = sum(set_own_column(z.sigmoid(), y, 0.0).sum(dim=0) for z, y in row_blocks(logits, gt_classes))
+        of_others = (set_own_column(z.sigmoid(), y, 0.0).sum(dim=0) for z, y in row_blocks(logits, gt_classes))
+        negatives = functools.reduce(torch.add, of_others)
         return torch.stack([positives, negatives])
 
     @torch.no_grad()

@@ -1,5 +1,6 @@
 """Focal loss: Lin et al., ICCV 2017, arXiv 1708.02002."""
 
+import functools
 from typing import Any
 
 import torch
@@ -66,7 +67,8 @@ class _FocalSum(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, gt_classes: Tensor, gamma: float, alpha: float) -> Tensor:
         ctx.gamma, ctx.alpha = gamma, alpha
         ctx.save_for_backward(logits, gt_classes)
-        return sum(_focal_terms(z, y, gamma, alpha).sum() for z, y in row_blocks(logits, gt_classes))
+        of_blocks = (_focal_terms(z, y, gamma, alpha).sum() for z, y in row_blocks(logits, gt_classes))
+        return functools.reduce(torch.add, of_blocks)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -4,6 +4,7 @@ A loss over a thousand classes is bound by memory: on a CPU each new (R, K) tens
 on it. In blocks that stay in the cache, only the gradient is ever of full size.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -55,7 +56,7 @@ class _SumOverRows(torch.autograd.Function):
     def forward(ctx: Any, function: Callable[..., Tensor], logits: Tensor, *per_row: Tensor) -> Tensor:
         ctx.function = function
         ctx.save_for_backward(logits, *per_row)
-        return sum(function(*block) for block in row_blocks(logits, *per_row))
+        return functools.reduce(torch.add, (function(*block) for block in row_blocks(logits, *per_row)))
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -29,6 +29,8 @@ class SoftmaxEqualizationLoss(ClassificationLoss):
 
     has_background = False
 
+    is_tail: Tensor
+
     def __init__(self, num_classes: int, class_frequencies: Tensor, lambda_: float, gamma: float = 0.9) -> None:
         super().__init__(num_classes, num_logits=num_classes)
         frequencies = class_statistics("class_frequencies", class_frequencies, num_classes)
@@ -41,7 +43,7 @@ class SoftmaxEqualizationLoss(ClassificationLoss):
         self.register_buffer("is_tail", step_threshold(frequencies, lambda_).bool(), persistent=False)
 
     def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
-        dropped = ()
+        dropped: tuple[Tensor, ...] = ()
         if self.training:
             drawn = torch.empty(logits.shape, dtype=torch.bool, device=logits.device).bernoulli_(self.gamma)
             dropped = (drawn.logical_and_(self.is_tail).scatter_(1, gt_classes[:, None], False),)

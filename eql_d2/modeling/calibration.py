@@ -64,6 +64,9 @@ class Calibration(nn.Module):
         image_counts: (K,) numbers of training images; needed for NorCal only.
     """
 
+    class_columns: Tensor
+    image_counts: Tensor | None
+
     def __init__(
         self,
         loss: ClassificationLoss,
@@ -88,4 +91,5 @@ class Calibration(nn.Module):
         """Calibrate scores (R, K + 1), or (R, K) without background."""
         if not self.norcal_gamma:
             return scores
+        assert self.image_counts is not None  # NorCal has them
         return norcal(scores, self.image_counts, self.norcal_gamma, self._exclusive)

@@ -1,5 +1,6 @@
 """Normalized mask prediction, and masks averaged over the heads of a Cascade."""
 
+import functools
 from typing import Any
 
 import torch
@@ -24,14 +25,17 @@ class NormedMaskRCNNConvUpsampleHead(MaskRCNNConvUpsampleHead):
         kwargs: arguments of :class:`MaskRCNNConvUpsampleHead`.
     """
 
+    predictor: nn.Conv2d
+
     @configurable
     def __init__(self, input_shape: ShapeSpec, *, temperature: float = 20.0, **kwargs: Any) -> None:
         super().__init__(input_shape, **kwargs)
         plain = self.predictor
-        self.predictor = NormedConv2d(plain.in_channels, plain.out_channels, temperature=temperature)
+        normed = NormedConv2d(plain.in_channels, plain.out_channels, temperature=temperature)
         # A normalized weight takes steps in proportion to 1 / ‖w‖, too long for the plain layer's tiny weights.
-        nn.init.kaiming_normal_(self.predictor.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.zeros_(self.predictor.bias)
+        nn.init.kaiming_normal_(normed.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(normed.bias)
+        self.predictor = normed
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
@@ -69,5 +73,7 @@ class AveragedMaskHeads(BaseMaskRCNNHead):
 
     def layers(self, x: Tensor) -> Tensor:
         """Logits (N, K, H, W) of the mean probability."""
-        probabilities = sum(at_least_float32(head.layers(x)).sigmoid() for head in self.heads) / len(self.heads)
+        heads: list[BaseMaskRCNNHead] = [*self.heads]
+        probabilities = functools.reduce(torch.add, (at_least_float32(head.layers(x)).sigmoid() for head in heads))
+        probabilities = probabilities / len(heads)
         return probabilities.logit(eps=torch.finfo(probabilities.dtype).eps)

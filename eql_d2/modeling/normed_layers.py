@@ -60,6 +60,8 @@ class NormedConv2d(nn.Conv2d):
         temperature: τ, above 0.
     """
 
+    bias: Tensor
+
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, temperature: float = 20.0) -> None:
         super().__init__(in_channels, out_channels, kernel_size)
         self.temperature = temperature

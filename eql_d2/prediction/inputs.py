@@ -169,7 +169,7 @@ class VideoWriter:
         # The codec wants even sides.
         frame = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
         if self._writer is None:
-            codec = cv2.VideoWriter_fourcc(*"mp4v")
+            codec = cv2.VideoWriter.fourcc(*"mp4v")
             self._writer = cv2.VideoWriter(str(self._path), codec, self._frames_per_second, frame.shape[1::-1])
             if not self._writer.isOpened():
                 raise UserError(f"Video {self._path} cannot be written; check the folder and OpenCV's MP4 support.")

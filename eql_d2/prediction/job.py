@@ -127,9 +127,10 @@ class PredictionJob:
             self._tile_names.append(item.name + item.path.suffix)
 
     def _predict_video(self, item: PredictionInput, progress: tqdm) -> None:
-        progress.total -= 1  # frames are counted in its place
+        inputs_besides = (progress.total or 1) - 1  # its frames are counted in its place
+        progress.total = inputs_besides
         video = Video(item.path)
-        progress.total += video.num_frames
+        progress.total = inputs_besides + video.num_frames
         picture, memory = f"{PICTURES}/{item.name}.mp4", InstanceColors()
         (self._output / picture).parent.mkdir(parents=True, exist_ok=True)
         with VideoWriter(self._output / picture, video.frames_per_second) as writer:
@@ -137,7 +138,8 @@ class PredictionJob:
                 instances = self._predictor(frame)
                 self._record(instances, frame, {"file_name": str(item.path), "frame": number, "picture": picture})
                 colors = self._colors(memory, instances)
-                writer.write(self._draw(frame, instances, colors, scale_for(*frame.shape[:2], smallest=640)))
+                height, width = frame.shape[:2]
+                writer.write(self._draw(frame, instances, colors, scale_for(height, width, smallest=640)))
                 progress.update()
 
     def _record(self, instances: Instances, image: np.ndarray, entry: dict[str, Any], known: int | None = None) -> None:

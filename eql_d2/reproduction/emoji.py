@@ -7,6 +7,7 @@ images in both.
 """
 
 import math
+from typing import Any
 
 from detectron2.config import CfgNode
 
@@ -79,7 +80,7 @@ def _scaled_lambda(lambda_: float, num_images: int) -> float:
     return min((images + 0.5) / PRESETS["demo"].num_train_images, 1.0) if lambda_ else 0.0
 
 
-def value_of(cfg: CfgNode, key: str) -> object:
+def value_of(cfg: CfgNode, key: str) -> Any:
     """The value of a dotted key."""
     node = cfg
     for part in key.split("."):

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from eql_d2.errors import UserError
 from eql_d2.reproduction.planned_runs import PlannedRun
@@ -137,8 +138,15 @@ def _title(runs: Sequence[PlannedRun]) -> str:
 
 
 def _script(
-    form: str, runs: Sequence[PlannedRun], launcher: str, cluster: Cluster, output: Path, scale: str, root: Path, **more
-):
+    form: str,
+    runs: Sequence[PlannedRun],
+    launcher: str,
+    cluster: Cluster,
+    output: Path,
+    scale: str,
+    root: Path,
+    **more: Any,
+) -> str:
     ask = ASK.replace("{output}", shlex.quote(str(output))).replace("{scale}", scale).replace("{launcher}", launcher)
     return form.format(
         ask=ask,

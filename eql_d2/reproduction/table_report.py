@@ -65,8 +65,7 @@ def _cells(row: Row, result: Reproduced | None, metrics: Iterable[str], scale: s
     for name in metrics:
         reported = row.reported.get(name)
         mean, error, number = (result.metrics if result else {}).get(name, (math.nan, math.nan, 0))
-        comparable = reported is not None and number and scale == "paper"
-        difference = mean - reported if comparable else math.nan
+        difference = mean - reported if reported is not None and number and scale == "paper" else math.nan
         kind = ""
         if abs(difference) > 2 * error:  # False of NaN: one run says nothing about chance
             kind = "better" if difference > 0 else "worse"

@@ -143,7 +143,7 @@ def _read_row(table: str, shared: dict[str, Any], record: Any) -> Row:
     reason = str(values.get("not_trained") or "")
     if not (reason or values.get("config")):
         raise UserError(f"{where} has neither a config nor not_trained, which says why it has none.")
-    own = {key: values[key] for key in ("config", "overrides", "first_stage") if key in values}
+    own: dict[str, Any] = {key: values[key] for key in ("config", "overrides", "first_stage") if key in values}
     return Row(
         table=table,
         id=str(record["id"]),

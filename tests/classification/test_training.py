@@ -7,12 +7,19 @@ import re
 import subprocess
 import sys
 from argparse import Namespace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from detectron2.utils import comm
+from torch import nn
 
-from eql_d2.classification.classifier_trainer import CLASSIFICATION, ClassifierTrainer, reweighting_start
+from eql_d2.classification.classifier_trainer import (
+    CLASSIFICATION,
+    AverageBatchNorm,
+    ClassifierTrainer,
+    reweighting_start,
+)
 from eql_d2.classification.datasets import load_image_set
 from eql_d2.engine import launch, setup
 from eql_d2.engine.ledger.reading import read_entry
@@ -268,3 +275,14 @@ def test_images_too_small_for_a_crop(folder_options):
     cfg = ready(DIGITS, [*folder_options, "INPUT.TRAIN_TRANSFORMS", [{"RandomCrop": {"size": 64}}]])
     with pytest.raises(UserError, match=r"^INPUT.TRAIN_TRANSFORMS cannot be applied to image .* of 24x2\d pixels: Req"):
         train(cfg)
+
+
+def test_statistics_are_averaged_where_layers_keep_them(digits_cfg, monkeypatch):
+    model = nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm2d(2, track_running_stats=False))
+    model[0].running_mean.fill_(4.0)
+    hook = AverageBatchNorm(digits_cfg)
+    hook.trainer = SimpleNamespace(model=model, iter=9, max_iter=10)
+    # A second process whose statistics are all 0: the sum stays as it is.
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    hook.after_step()
+    assert model[0].running_mean.tolist() == [2.0, 2.0]

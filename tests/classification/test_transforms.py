@@ -88,6 +88,11 @@ def test_grey_images_become_coloured_and_the_other_way(image):
             "AutoAugment has the policy 'cifar'; it must be cifar10, imagenet, svhn",
         ),
         ({"RandomCrop": {"pad": 4}}, r"RandomCrop does not take \{'pad': 4\}"),
+        (
+            {"Resize": 32},
+            r"TRAIN_TRANSFORMS: Resize has the options 32; give each by its name, as in \{size: 32\}.",
+        ),
+        ({"AutoAugment": ["svhn"]}, r"AutoAugment has the options \['svhn'\]"),
         ("Resize", "Resize does not take no options"),
         ({"RandomAffine": {"degrees": -1}}, "RandomAffine does not take"),
     ],

@@ -119,6 +119,11 @@ class PackedAnnotations:
         if text is None:
             self._mend(index)
             text = self._text(index)
+        if text is None:
+            raise UserError(
+                f"Cache {self.cache} of annotation file {self.source} is damaged again after it was made anew; set "
+                "EQL_D2_CACHE to a folder on another disk."
+            )
         return text
 
     def _text(self, index: int) -> bytes | None:

@@ -84,7 +84,7 @@ def one_builder(source: str | Path) -> Iterator[None]:
         yield
 
 
-def write_whole(cache: Path, source: str | Path, write: Callable[[BinaryIO], None]) -> BinaryIO:
+def write_whole(cache: Path, source: str | Path, write: Callable[[BinaryIO], object]) -> BinaryIO:
     """Write a cache in one piece: other processes see the old file or the new one, never a part of it.
 
     Args:

@@ -5,7 +5,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -93,9 +93,9 @@ class ParsedAnnotations:
     def _parse(self, data: np.ndarray) -> None:
         if bytes(data[:100]).lstrip()[:1] == b"[":
             raise _NotLVISError("it holds a list, not a dictionary")
-        file = msgspec.json.decode(data, type=_File)
-        missing = [key for key in ("images", "categories") if getattr(file, key) is UNSET]
-        if missing:
+        file = msgspec.json.decode(data.data, type=_File)
+        if file.images is UNSET or file.categories is UNSET:
+            missing = [key for key in ("images", "categories") if getattr(file, key) is UNSET]
             raise _NotLVISError(f"{' and '.join(missing)} missing")
         self._parse_categories(file.categories)
         self._parse_images(file.images, bool(file.annotations))
@@ -116,7 +116,8 @@ class ParsedAnnotations:
 
     def _parse_images(self, records: list[Raw], has_annotations: bool) -> None:
         known = set(self.category_ids.tolist())
-        ids, sizes, good, federated = array("q"), array("d"), array("b"), Counter()
+        ids, sizes, good = array("q"), array("d"), array("b")
+        federated: Counter[str] = Counter()
         for image in _decode_each("images", records, _Image):
             ids.append(image.id)
             sizes.extend(0 if side is UNSET else side for side in (image.width, image.height))
@@ -166,9 +167,8 @@ class ParsedAnnotations:
         kept &= self._geometry_is_sound(np.array(boxes).reshape(-1, 4), np.array(areas), kept)
         self._remark_on_categories(kept)
         self.annotations = [records[i] for i in np.flatnonzero(kept).tolist()]
-        self.image_of, self.category_of, self.regions = (
-            values[kept] for values in (self.image_of, self.category_of, self.regions)
-        )
+        self.image_of, self.category_of = self.image_of[kept], self.category_of[kept]
+        self.regions = self.regions[kept]
 
     def _annotation_complaint(self, annotation: _Annotation, size: tuple[int, int] | None) -> str | None:
         """What makes an annotation useless; tells of it, and remarks on what is missing."""
@@ -253,7 +253,10 @@ class _NotLVISError(Exception):
     """The file is not in the LVIS format; the text says why."""
 
 
-def _decode_each(key: str, records: list[Raw], form: type) -> Iterator[Any]:
+_Record = TypeVar("_Record", _Image, _Annotation, _Category)
+
+
+def _decode_each(key: str, records: list[Raw], form: type[_Record]) -> Iterator[_Record]:
     """Parse records one by one, naming the one that does not fit."""
     decode = msgspec.json.Decoder(form).decode
     for number, record in enumerate(records):

@@ -40,7 +40,9 @@ def check_dataset(name: str, ignore_defects: bool = False, evaluated: bool = Fal
     check_annotations(annotations, metadata.federated, ignore_defects)
     missing = missing_images(annotations, metadata.image_root)
     if missing and (evaluated or not ignore_defects):  # metrics on a part of the set would be of another set
-        raise defects_error(metadata.json_file, [missing], ignorable=not evaluated)
+        error = defects_error(metadata.json_file, [missing], ignorable=not evaluated)
+        if error:
+            raise error
     if ignore_defects:
         ignore_defects_of(name)
     for finding in (*annotations.findings, *([missing] if missing else [])):

@@ -52,7 +52,13 @@ class CheckedSet:
     @cached_property
     def paths(self) -> list[str]:
         """Paths of the N images below the folder, in the order of ``annotations.image_ids``."""
-        return image_paths(self.annotations)
+        return image_paths(self.readable[0])
+
+    @property
+    def readable(self) -> tuple[PackedAnnotations, CategoryCounts]:
+        """The annotations and counts of a file that can be read."""
+        assert self.annotations is not None and self.counts is not None
+        return self.annotations, self.counts
 
 
 @dataclass
@@ -100,16 +106,17 @@ def examine_dataset(
     Raises:
         UserError: a file or folder does not exist.
     """
-    sets = [CheckedSet("train", Path(annotation_file), image_root and Path(image_root))]
+    sets = [CheckedSet("train", Path(annotation_file), Path(image_root) if image_root else None)]
     if val_annotation_file is not None:
-        sets.append(CheckedSet("val", Path(val_annotation_file), val_image_root and Path(val_image_root)))
+        val_root = Path(val_image_root) if val_image_root else None
+        sets.append(CheckedSet("val", Path(val_annotation_file), val_root))
     for part in sets:
         _require_files(part)
     check = DatasetCheck(sets, decode and any(part.image_root for part in sets))
     for part in sets:
         check.findings += [(part.name, finding) for finding in _annotation_findings(part)]
     for part in sets:
-        if part.image_root and part.annotations is not None and (missing := _look_for_images(part)):
+        if part.image_root and part.annotations is not None and (missing := _look_for_images(part, part.image_root)):
             check.findings.append((part.name, missing))
     _read_images(sets, decode, workers)
     for part in sets:
@@ -142,19 +149,22 @@ def _annotation_findings(part: CheckedSet) -> Iterator[Finding]:
         yield msgspec.structs.replace(finding, level="defect") if hinders else finding
 
 
-def _look_for_images(part: CheckedSet) -> Finding | None:
-    part.present = images_present(part.paths, part.image_root)
-    return missing_finding(part.paths, part.present, part.image_root)
+def _look_for_images(part: CheckedSet, image_root: Path) -> Finding | None:
+    part.present = images_present(part.paths, image_root)
+    return missing_finding(part.paths, part.present, image_root)
 
 
 def _read_images(sets: list[CheckedSet], decode: bool, workers: int | None) -> None:
     """Read the images of all sets that are there, in one go."""
-    looked_for = [part for part in sets if part.present is not None]
-    wanted = [(part, i) for part in looked_for for i in np.flatnonzero(part.present).tolist()]
-    files = [os.path.join(part.image_root, part.paths[i]) for part, i in wanted]
+    wanted: list[tuple[CheckedSet, int]] = []
+    files: list[str] = []
+    for part in sets:
+        if part.image_root is not None and part.present is not None:
+            there = np.flatnonzero(part.present).tolist()
+            wanted += [(part, i) for i in there]
+            files += [os.path.join(part.image_root, part.paths[i]) for i in there]
+            part.facts = [ImageFacts()] * len(part.paths)
     all_facts = (read_images if decode else find_equal_files)(files, workers)
-    for part in looked_for:
-        part.facts = [ImageFacts()] * len(part.paths)
     for (part, i), facts in zip(wanted, all_facts, strict=True):
         part.facts[i] = facts
 
@@ -162,14 +172,15 @@ def _read_images(sets: list[CheckedSet], decode: bool, workers: int | None) -> N
 def _image_findings(part: CheckedSet) -> Iterator[Finding | None]:
     if part.facts:
         yield unreadable_images(part.paths, part.facts)
-        yield wrong_sizes(part.paths, part.facts, part.annotations.sizes)
+        yield wrong_sizes(part.paths, part.facts, part.readable[0].sizes)
         yield duplicate_images(part.paths, part.facts)
 
 
 def _split_findings(train: CheckedSet, val: CheckedSet) -> Iterator[Finding | None]:
+    train_annotations, train_counts = train.readable
+    val_annotations, val_counts = val.readable
     if train.facts and val.facts:
         yield overlap_of_content(train.paths, train.facts, val.paths, val.facts)
     else:
-        yield overlap_of_names(train.annotations, train.paths, val.annotations, val.paths)
-    difference = different_classes(train.counts, val.counts)
-    yield difference or classes_without_training(train.counts, val.counts)
+        yield overlap_of_names(train_annotations, train.paths, val_annotations, val.paths)
+    yield different_classes(train_counts, val_counts) or classes_without_training(train_counts, val_counts)

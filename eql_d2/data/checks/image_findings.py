@@ -32,15 +32,15 @@ def wrong_sizes(paths: Sequence[str], facts: Sequence[ImageFacts], sizes: np.nda
         sizes: (N, 2) annotated widths and heights in pixels.
     """
     wrong = [
-        (path, fact, size)
-        for path, fact, size in zip(paths, facts, sizes.tolist(), strict=True)
-        if fact.size is not None and list(fact.size) != size
+        (path, fact.sideways, fact.size, annotated)
+        for path, fact, annotated in zip(paths, facts, sizes.tolist(), strict=True)
+        if fact.size is not None and list(fact.size) != annotated
     ]
     if not wrong:
         return None
-    path, fact, (width, height) = wrong[0]
-    sentence = f"image {path} is not {width:g}x{height:g} as annotated, but {fact.size[0]}x{fact.size[1]}"
-    if fact.sideways:
+    path, sideways, size, (width, height) = wrong[0]
+    sentence = f"image {path} is not {width:g}x{height:g} as annotated, but {size[0]}x{size[1]}"
+    if sideways:
         sentence += " after the turn that its EXIF data asks for"
     return Finding("defect", "wrong image size", sentence, len(wrong))
 

@@ -8,7 +8,7 @@ import signal
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple
@@ -84,7 +84,9 @@ def _file_size(path: str) -> int | None:
         return None
 
 
-def _in_parallel(function, paths: Sequence[str], workers: int | None, title: str) -> Iterator[ImageFacts]:
+def _in_parallel(
+    function: Callable[[str], ImageFacts], paths: Sequence[str], workers: int | None, title: str
+) -> Iterator[ImageFacts]:
     """Results in the order of the paths."""
     workers = min(workers or os.cpu_count() or 1, -(-len(paths) // _CHUNK))
     with tqdm(total=len(paths), desc=title, unit="image", delay=1, smoothing=0.05) as progress:

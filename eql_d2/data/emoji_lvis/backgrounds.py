@@ -50,7 +50,7 @@ def _clouds(side: int, rng: np.random.Generator) -> np.ndarray:
         cells = first * 2**octave
         grid = rng.random((cells, cells), dtype=np.float32)
         total += cv2.resize(grid, (side, side), interpolation=cv2.INTER_CUBIC) / 2**octave
-    return cv2.normalize(total, None, 0, 1, cv2.NORM_MINMAX)
+    return cv2.normalize(total, total, 0, 1, cv2.NORM_MINMAX)
 
 
 def _stripes(side: int, rng: np.random.Generator) -> np.ndarray:

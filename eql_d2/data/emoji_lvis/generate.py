@@ -240,4 +240,5 @@ def _start_worker(spec: EmojiLVISSpec, glyphs: Sequence[Glyph], folder: Path) ->
 
 
 def _draw_in_worker(job: tuple[str, ImagePlan]) -> list[dict]:
+    assert _worker_painter is not None  # _start_worker ran
     return _worker_painter.draw(job)

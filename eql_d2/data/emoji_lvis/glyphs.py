@@ -159,8 +159,8 @@ def select_glyphs(num_classes: int, seed: int, left_out: Collection[Glyph] = ())
         ValueError: the font has fewer distinct glyphs than `num_classes`.
     """
     glyphs, distances = usable_glyphs()
-    order = np.random.default_rng([seed, 0]).permutation(len(glyphs))
-    order = [i for i in order if glyphs[i] not in left_out]
+    drawn = np.random.default_rng([seed, 0]).permutation(len(glyphs))
+    order: list[int] = [i for i in drawn if glyphs[i] not in left_out]
     if num_classes > len(order):
         raise ValueError(f"num_classes is {num_classes}, but OpenMoji has {len(order)} distinct glyphs; use fewer.")
     order = sorted(order, key=lambda i: not _is_in(glyphs[i].codepoint, _PICTOGRAPH_BLOCKS))

@@ -126,10 +126,10 @@ def plan_split(spec: EmojiLVISSpec, split: str) -> SplitPlan:
             objects[image] += [PlannedObject(category, k < annotated) for k in range(num_instances)]
 
     negatives = _draw_negatives(presences, counts, num_images, NEGATIVES_PER_POSITIVE[split], rng)
-    images = tuple(
+    plans = tuple(
         ImagePlan(i, tuple(objects[i]), tuple(negatives[i]), tuple(not_exhaustive[i])) for i in range(num_images)
     )
-    return SplitPlan(split, images, counts)
+    return SplitPlan(split, plans, counts)
 
 
 def _deal_classes(

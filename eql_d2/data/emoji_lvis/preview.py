@@ -72,4 +72,5 @@ def _annotated(plain: Image.Image, image: dict, annotations: list[dict], names: 
 
 def _colour(number: int) -> tuple[int, int, int]:
     """Well separated colours: hues a golden angle apart."""
-    return tuple(round(255 * value) for value in colorsys.hsv_to_rgb(number * 0.618 % 1, 0.9, 1.0))
+    red, green, blue = colorsys.hsv_to_rgb(number * 0.618 % 1, 0.9, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)

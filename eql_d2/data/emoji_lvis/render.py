@@ -52,7 +52,11 @@ def render_image(
         layout = _lay_out(plan, sprites, spec, background.copy(), SHRINK_PER_LAYOUT**attempt, rng)
         if layout is not None:
             canvas, labels, placed = layout
-            bitmaps = [(obj.category, labels == i + 1) for i, obj in enumerate(placed) if obj.annotated]
+            bitmaps = [
+                (obj.category, labels == i + 1)
+                for i, obj in enumerate(placed)
+                if obj.category is not None and obj.annotated
+            ]
             return photograph(canvas, rng), bitmaps
     raise RuntimeError(
         f"{len(plan.objects)} objects do not fit into {spec.image_size} px; "
@@ -84,7 +88,7 @@ def _lay_out(
             smallest, largest = spec.object_size
             length = np.exp(rng.uniform(np.log(smallest), np.log(largest))) * spec.image_size * shrink
             patch = vary_glyph(sprites[obj.category], length, rng)
-            own_area = np.count_nonzero(patch[..., 3] > 0.5)
+            own_area = int(np.count_nonzero(patch[..., 3] > 0.5))
             keep = min(max(MIN_VISIBLE_SHARE * own_area, MIN_VISIBLE_PIXELS), own_area)
             new = Placed(obj.category, obj.annotated, keep)
         if not _place(patch, new, canvas, labels, placed, rng) and obj is not None:
@@ -213,7 +217,7 @@ def photograph(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         rng.uniform(0.75, 1.15, size=(3, 3)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC
     )
     cast = rng.uniform(0.92, 1.08, size=3).astype(np.float32)
-    photo = canvas * light[..., None] * cast
+    photo: np.ndarray = canvas * light[..., None] * cast
     if rng.random() < 0.3:
         photo = cv2.GaussianBlur(photo, (0, 0), rng.uniform(0.3, 0.9))
     noise = np.float32(rng.uniform(0, 0.035))

@@ -108,8 +108,8 @@ def source_of_entry(entry: dict[str, Any], place: str = "DATASETS.CUSTOM") -> Op
             f"Dataset {name}: {boxes.parent} has no file of class descriptions (such as "
             "challenge-2019-classes-description-500.csv); put it there or name it with the key descriptions."
         )
-    others = {key: entry[key] for key in _OTHER_KEYS if key in entry}
-    return OpenImagesSource(boxes=boxes, images=Path(entry["images"]).expanduser(), **files, **others)
+    others: dict[str, Any] = {key: entry[key] for key in _OTHER_KEYS if key in entry}
+    return OpenImagesSource(boxes=boxes, images=Path(entry["images"]).expanduser(), **{**files, **others})
 
 
 def _boxes_file(path: Path, name: Any) -> Path:

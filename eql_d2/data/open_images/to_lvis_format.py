@@ -114,7 +114,7 @@ def _convert(source: OpenImagesSource, out: BinaryIO, digest: str) -> None:
 
 
 def _class_map(source: OpenImagesSource, names: dict[str, str], hierarchy: Hierarchy) -> ClassMap:
-    if source.classes is None:
+    if source.classes is None or source.categories_of is None:
         # The metric gives boxes to the classes named here, which is done where boxes are expanded.
         return own_categories(names, Hierarchy() if source.expand else hierarchy)
     counts = dataset_counts((source.categories_of,))

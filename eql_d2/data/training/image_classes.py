@@ -24,8 +24,8 @@ class ImageClasses:
     def __init__(self, dataset_dicts: Sequence[dict[str, Any]]) -> None:
         lengths = np.fromiter((len(record["annotations"]) for record in dataset_dicts), np.int64, len(dataset_dicts))
         instances = itertools.chain.from_iterable(record["annotations"] for record in dataset_dicts)
-        classes = (CROWD if is_region(instance) else instance["category_id"] for instance in instances)
-        classes = np.fromiter(classes, np.int64, lengths.sum())
+        numbers = (CROWD if is_region(instance) else instance["category_id"] for instance in instances)
+        classes = np.fromiter(numbers, np.int64, lengths.sum())
         images = np.repeat(np.arange(len(lengths)), lengths)
         self._classes, self._images = classes[classes != CROWD], images[classes != CROWD]
         self.num_images = len(lengths)

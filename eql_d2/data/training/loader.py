@@ -14,7 +14,7 @@ from detectron2.data import (
 )
 from detectron2.data.detection_utils import check_metadata_consistency
 from detectron2.utils import comm
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from eql_d2.data.annotations.lvis_format import LVISDataset
 from eql_d2.data.training.augmentations import training_augmentations, with_tight_boxes
@@ -25,7 +25,7 @@ from eql_d2.data.training.image_classes import ImageClasses
 from eql_d2.data.training.mapper import LongTailMapper
 from eql_d2.data.training.sampler_report import report_classes_shown_by
 from eql_d2.data.training.seeding import derived_seed
-from eql_d2.data.training.training_samples import MappedImages, SeededDataset
+from eql_d2.data.training.training_samples import DatasetDicts, MappedImages, SeededDataset
 from eql_d2.data.training.unreadable_images import REPORT_KEY, DatasetDict, NamingMapper, UnreadableImages
 from eql_d2.errors import UserError
 
@@ -161,20 +161,21 @@ def batch_size_of_process(cfg: CfgNode) -> int:
     return cfg.SOLVER.IMS_PER_BATCH // world_size
 
 
-def _training_dicts(cfg: CfgNode) -> tuple[Sequence[DatasetDict] | Dataset, list[DatasetDict]]:
+def _training_dicts(cfg: CfgNode) -> tuple[DatasetDicts, list[DatasetDict]]:
     """The training images, and what samplers read of each; lazy where the datasets are."""
     parts = [DatasetCatalog.get(name) for name in cfg.DATASETS.TRAIN]
     if parts and all(isinstance(part, (LVISDataset, WithIgnoreRegions)) for part in parts):
-        dicts, summaries = ConcatDataset(parts), list(itertools.chain(*(part.summaries() for part in parts)))
+        lazy: ConcatDataset | Subset | None = ConcatDataset(parts)
+        summaries = list(itertools.chain(*(part.summaries() for part in parts)))
     else:
-        dicts = summaries = list(itertools.chain(*parts))
+        lazy, summaries = None, list(itertools.chain(*parts))
     if summaries:
         _report_classes(cfg.DATASETS.TRAIN, summaries)
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         kept = [index for index, summary in enumerate(summaries) if summary["annotations"]]
         summaries = [summaries[index] for index in kept]
-        dicts = summaries if isinstance(dicts, list) else Subset(dicts, kept)
-    return dicts, summaries
+        lazy = None if lazy is None else Subset(lazy, kept)
+    return summaries if lazy is None else lazy, summaries
 
 
 def _report_classes(names: Sequence[str], summaries: list[DatasetDict]) -> None:

@@ -119,7 +119,7 @@ def table(shown: ClassesShown, counts: CategoryCounts) -> str:
     return tabulate(rows, headers=headers, stralign="right", disable_numparse=True)
 
 
-def _row(name: str, members: Sequence[int], shown: ClassesShown) -> list[str]:
+def _row(name: str, members: Sequence[int] | np.ndarray, shown: ClassesShown) -> list[str]:
     row = [name]
     for once, sampled in ((shown.images, shown.images_shown), (shown.instances, shown.instances_shown)):
         total, total_shown = int(once[members].sum()), int(sampled[members].sum())

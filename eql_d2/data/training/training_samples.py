@@ -1,6 +1,7 @@
 """The training samples: what each holds follows from (seed, ordinal), whatever images cannot be read."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 from detectron2.data import DatasetFromList
@@ -18,6 +19,14 @@ from eql_d2.data.training.unreadable_images import (
 SPARE_DRAWS = 100  # more attempts than unreadable images: what is pasted may be drawn from the same one again
 
 
+class DatasetDicts(Protocol):
+    """Detectron2's dataset dicts: a list of them, or a dataset that makes each when it is asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> DatasetDict: ...
+
+
 class MappedImages:
     """Maps an index to the model's input of that image.
 
@@ -26,9 +35,9 @@ class MappedImages:
         mapper: what turns a dataset dict into the model's input.
     """
 
-    def __init__(self, dataset_dicts: Sequence[DatasetDict] | Dataset, mapper: Callable) -> None:
+    def __init__(self, dataset_dicts: DatasetDicts, mapper: Callable) -> None:
         is_list = isinstance(dataset_dicts, list)
-        self._dicts = DatasetFromList(dataset_dicts, copy=False) if is_list else dataset_dicts
+        self._dicts: DatasetDicts = DatasetFromList(dataset_dicts, copy=False) if is_list else dataset_dicts
         self._mapper = NamingMapper(mapper)
 
     def __len__(self) -> int:

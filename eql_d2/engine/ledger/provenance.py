@@ -51,7 +51,7 @@ def git_revision() -> dict[str, Any] | None:
 
 def versions() -> dict[str, str | None]:
     """Versions of Python, this project and what it trains with; None of what is not installed."""
-    found = {"python": platform.python_version(), "eql_d2": eql_d2.__version__}
+    found: dict[str, str | None] = {"python": platform.python_version(), "eql_d2": eql_d2.__version__}
     for name in ("torch", "torchvision", "detectron2"):
         try:
             found[name] = importlib.metadata.version(name)

@@ -184,7 +184,7 @@ def write_entry(path: Path, entry: dict[str, Any]) -> None:
     os.replace(partial, path)
 
 
-def training_curve(metrics_file: Path) -> dict[str, list[float]]:
+def training_curve(metrics_file: Path) -> dict[str, list[float | None]]:
     """Losses and learning rate from what a run wrote to ``metrics.json``, thinned out to :data:`CURVE_POINTS`.
 
     Iterations that a resumed run repeated count once, as it repeated them.
@@ -207,7 +207,7 @@ def training_curve(metrics_file: Path) -> dict[str, list[float]]:
     names = sorted(
         {name for i in iterations for name in by_iteration[i] if name in ("total_loss", "lr") or "loss_" in name}
     )
-    curve: dict[str, list[float]] = {"iteration": iterations}
+    curve: dict[str, list[float | None]] = {"iteration": [*iterations]}
     for name in names:
         curve[name] = [_significant(by_iteration[i].get(name)) for i in iterations]
     return curve
@@ -240,7 +240,7 @@ def _class_ap(folder: Path) -> dict[str, list[float | None]]:
     for path in sorted((*folder.glob("per_class_ap_*.csv"), *folder.glob("per_class_accuracy.csv"))):
         with open(path, newline="") as file:
             reader = csv.DictReader(file)
-            column = next(name for name in ("AP", "AP50", "accuracy") if name in reader.fieldnames)
+            column = next(name for name in ("AP", "AP50", "accuracy") if name in (reader.fieldnames or ()))
             records = list(reader)
         task = "classification" if column == "accuracy" else path.stem.removeprefix("per_class_ap_")
         class_ap[task] = [_number(float(record[column]), 2) for record in records]

@@ -65,11 +65,12 @@ class HotcocoEngine:
             states = comm.gather(self._stream.to_bytes(), dst=0)
             if not states:
                 return None
-            streams = map(StreamingEval.from_bytes, states)
+            streams = [StreamingEval.from_bytes(state) for state in states]
         evaluation = StreamingEval.merge(streams).finalize()
         with contextlib.redirect_stdout(io.StringIO()):
             evaluation.accumulate()
             evaluation.summarize()
+        assert evaluation.eval is not None  # accumulate() fills it
         precision = np.asarray(evaluation.eval["precision"])[..., 0, -1]
         values = dict(evaluation.get_results())
         if self._rules == "coco":

@@ -107,7 +107,9 @@ class FixedAP:
         if not objects or not found:
             return np.zeros((len(found), len(objects)))
         if self._task == "bbox":
-            sides = [np.array([r["bbox"] for r in records], dtype=np.float64) for records in (found, objects)]
+            sides: list[Any] = [
+                np.array([r["bbox"] for r in records], dtype=np.float64) for records in (found, objects)
+            ]
         else:
             size = image["height"], image["width"]
             sides = [[r["segmentation"] for r in found], [run_lengths(r["segmentation"], *size) for r in objects]]
@@ -135,7 +137,7 @@ class FixedAP:
         if not shards:
             return None
         kept = best_of_each_class([kept for kept, _ in shards], self._limit)
-        precision = precisions(kept, sum(num_objects for _, num_objects in shards))
+        precision = precisions(kept, np.sum([num_objects for _, num_objects in shards], axis=0))
         everything = precision[..., 0]
         values = {
             "AP": mean_defined(everything),

@@ -106,7 +106,7 @@ def run_official_evaluation(ground_truth: dict[str, Any], results: Records, task
 
 def _indexed(official_class: type, content: dict[str, Any]) -> Any:
     """An instance of an official class without its constructor, which takes files only."""
-    instance = official_class.__new__(official_class)
+    instance: Any = object.__new__(official_class)
     instance.logger = logging.getLogger("lvis")
     instance.dataset = content
     instance._create_index()

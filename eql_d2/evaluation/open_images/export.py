@@ -22,8 +22,10 @@ def prediction_row(image: dict[str, Any], labels: Sequence[str], results: Sequen
     detections = []
     for label, result in zip(labels, results, strict=True):
         x, y, width, height = result["bbox"]
-        corners = (x / image["width"], y / image["height"])
-        corners += ((x + width) / image["width"], (y + height) / image["height"])
+        corners = (
+            *(x / image["width"], y / image["height"]),
+            *((x + width) / image["width"], (y + height) / image["height"]),
+        )
         numbers = " ".join(f"{min(max(value, 0), 1):.{DIGITS}f}" for value in corners)
         detections.append(f"{label} {result['score']:.{DIGITS}g} {numbers}")
     return f"{PurePosixPath(image['file_name']).stem},{' '.join(detections)}".encode()

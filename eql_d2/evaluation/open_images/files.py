@@ -69,6 +69,7 @@ def evaluate_open_images(
     if export:
         _write(Path(export), rows)
     class_ap = metric.class_ap()
+    assert class_ap is not None  # this is the only process
     if class_ap_folder:
         write_class_ap(Path(class_ap_folder) / "per_class_ap_bbox.csv", truth, class_ap, instance_counts)
     return {"bbox": summary(class_ap, instance_counts)}

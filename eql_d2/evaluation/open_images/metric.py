@@ -153,8 +153,9 @@ class OpenImagesMetric:
         states = comm.gather(state, dst=0) if distributed else [state]
         if not states:
             return None
-        *columns, num_objects = zip(*states, strict=True)
-        return average_precision(*map(np.concatenate, columns), np.sum(num_objects, axis=0))
+        *of_detections, num_objects = zip(*states, strict=True)
+        scores, classes, is_true, image_ids = map(np.concatenate, of_detections)
+        return average_precision(scores, classes, is_true, image_ids, np.sum(num_objects, axis=0))
 
 
 _NOTHING = (np.zeros(0), np.zeros(0, np.int64), np.zeros(0, bool))

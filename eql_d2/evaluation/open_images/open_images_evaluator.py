@@ -3,7 +3,6 @@
 import csv
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +55,8 @@ class OpenImagesEvaluator(DetectionEvaluator):
         self._truth = OpenImagesTruth(metadata.json_file, metadata.get("categories"))
         names = tuple(record["name"] for record in self._truth.categories)
         # By names: the ids may be others. Counts of other classes have no groups to give.
-        known = counts is not None and counts.names == names
-        self._instance_counts = np.array(counts.instance_counts) if known else None
+        known = counts if counts is not None and counts.names == names else None
+        self._instance_counts = np.array(known.instance_counts) if known is not None else None
         self._labels = [label_of_category(record) for record in self._truth.categories]
         self._distributed = distributed
         self._output_dir = Path(output_dir) if output_dir else None
@@ -125,19 +124,19 @@ def summary(class_ap: np.ndarray, instance_counts: np.ndarray | None) -> dict[st
     """AP50 over all classes and, with counts, in five groups from rare (AP1) to frequent (AP5), in percent."""
     values = {"AP50": mean_without_nan(class_ap)}
     known = instance_counts is not None
-    values |= group_means(class_ap, instance_counts if known else np.zeros(len(class_ap)))
+    values |= group_means(class_ap, np.zeros(len(class_ap)) if instance_counts is None else instance_counts)
     return {name: 100 * v if known or name == "AP50" else float("nan") for name, v in values.items()}
 
 
 def write_class_ap(
-    path: Path, truth: OpenImagesTruth, class_ap: np.ndarray, instance_counts: Sequence[int] | None
+    path: Path, truth: OpenImagesTruth, class_ap: np.ndarray, instance_counts: np.ndarray | None
 ) -> None:
     """Write the AP of each class in percent as CSV, "nan" where a class has no box.
 
     Raises:
         UserError: the file cannot be written.
     """
-    counts = [""] * len(class_ap) if instance_counts is None else instance_counts
+    counts: list[Any] = [""] * len(class_ap) if instance_counts is None else instance_counts.tolist()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "w", newline="") as file:

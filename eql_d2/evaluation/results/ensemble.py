@@ -183,7 +183,8 @@ class _Merger:
 
         order = np.lexsort((-scores * weights, classes, image))  # stable: of equals the earlier model's comes first
         records = [records[i] for i in order]
-        image, classes, scores, weights, boxes = (a[order] for a in (image, classes, scores, weights, boxes))
+        image, classes = image[order], classes[order]
+        scores, weights, boxes = scores[order], weights[order], boxes[order]
         starts_group = np.diff(image, prepend=-1).astype(bool) | np.diff(classes, prepend=-1).astype(bool)
         groups = np.cumsum(starts_group) - 1
 

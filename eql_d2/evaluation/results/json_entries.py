@@ -78,7 +78,8 @@ class _Window:
     def next_byte(self) -> bytes:
         """Skip space; the byte that follows it, nothing at the end of the file."""
         while True:
-            self.position = SPACE.match(self._text, self.position).end()
+            space = SPACE.match(self._text, self.position)
+            self.position = space.end() if space else self.position
             if self.position < len(self._text) or not self._read_on():
                 return self._text[self.position : self.position + 1]
 
@@ -100,10 +101,10 @@ def _parse_entry(window: bytes, position: int) -> tuple[Any, int, bool] | None:
                 break
     # Python's own reader is slow, finds the end of an entry by itself, and lets NaN through.
     for size in (1 << 16, len(window)):
-        text = window[position : position + size].decode("utf-8", errors="ignore")
+        decoded = window[position : position + size].decode("utf-8", errors="ignore")
         try:
-            content, end = json.JSONDecoder().raw_decode(text)
-            return content, len(text[:end].encode()), False
+            content, length = json.JSONDecoder().raw_decode(decoded)
+            return content, len(decoded[:length].encode()), False
         except json.JSONDecodeError:
             continue
     return None

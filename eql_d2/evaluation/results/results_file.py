@@ -5,9 +5,9 @@ import logging
 import os
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import orjson
@@ -17,7 +17,6 @@ from eql_d2.errors import UserError
 from eql_d2.evaluation.metrics.engines import SHAPE_OF_TASK
 from eql_d2.evaluation.metrics.fixed_ap import run_lengths
 from eql_d2.evaluation.metrics.ground_truth import (
-    GroundTruth,
     Records,
     complaint_about_box,
     complaint_about_mask,
@@ -29,6 +28,22 @@ from eql_d2.evaluation.results.json_entries import json_entries
 logger = logging.getLogger(__name__)
 
 PROGRESS_AFTER = 10  # seconds; quicker work shows none
+
+
+class ResultsTruth(Protocol):
+    """What results are checked against: a :class:`GroundTruth`, or that of Open Images' metric."""
+
+    @property
+    def rules(self) -> str:
+        """By which the results are evaluated: "lvis", "coco" or "openimages"."""
+
+    @property
+    def category_ids(self) -> Sequence[int]:
+        """Ids of the categories, ascending."""
+
+    @property
+    def images(self) -> Mapping[int, dict[str, Any]]:
+        """Records of the images by their ids."""
 
 
 class ResultsFile:
@@ -48,9 +63,9 @@ class ResultsFile:
             finite score, or has a broken shape.
     """
 
-    def __init__(self, path: str | Path, ground_truth: GroundTruth, tasks: Sequence[str] | None = None) -> None:
+    def __init__(self, path: str | Path, ground_truth: ResultsTruth, tasks: Sequence[str] | None = None) -> None:
         self._path, self._ground_truth = Path(path), ground_truth
-        self.tasks = tuple(tasks) if tasks else None
+        self.tasks = tuple(tasks or ())  # of none, the first result decides
         self._categories = set(ground_truth.category_ids)
         self._dropped: Counter[str] = Counter()
         self._first_dropped: dict[str, int] = {}
@@ -126,7 +141,7 @@ class ResultsFile:
         complaint = complaint_about_number(result["score"], "score")
         if complaint:
             return complaint
-        if self.tasks is None:
+        if not self.tasks:
             self.tasks = tuple(task for task in ("bbox", "segm") if SHAPE_OF_TASK[task] in result)
             if not self.tasks:
                 return "has neither bbox nor segmentation"

@@ -223,6 +223,13 @@ def test_what_cannot_be_mended_is_said(path, cache):
         all_records(running)
 
 
+def test_a_cache_that_is_damaged_again_is_not_blamed_on_the_annotation_file(path, cache, monkeypatch):
+    running = open_annotations(path)
+    monkeypatch.setattr(annotation_cache.PackedAnnotations, "_text", lambda self, index: None)
+    with pytest.raises(UserError, match=f"^Cache {cache} of annotation file {path} is damaged again"):
+        all_records(running)
+
+
 def test_text_that_is_not_unicode_is_named(path, fresh):
     path.write_bytes(path.read_bytes().replace("é".encode(), b"\xff\xff"))
     annotations = fresh(path)
