@@ -188,7 +188,7 @@ def _of_classes(
     """A figure of a number of each class, runs that differ by the seed averaged; all must have the first's classes."""
     found: dict[tuple[str, str], list[Values]] = {}
     left_out: list[str] = []
-    first: Run | None = None
+    first: FinishedRun | None = None
     for run in runs:
         try:
             values = read(run)

@@ -34,6 +34,9 @@ class ImageClassifier(nn.Module):
         pixel_std: likewise.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     @configurable
     def __init__(
         self,
@@ -144,7 +147,7 @@ def build_classifier_layer(cfg: CfgNode, in_features: int, loss: ClassificationL
             "MODEL.CLASSIFIER.TEMPERATURE 1.0."
         )
     if options.LAYER == "normed":
-        layer = NormedLinear(in_features, loss.num_logits, options.TEMPERATURE, bias=False)
+        layer: nn.Linear = NormedLinear(in_features, loss.num_logits, options.TEMPERATURE, bias=False)
     else:
         layer = (ScaledLinear if options.LAYER == "scaled" else nn.Linear)(in_features, loss.num_logits)
     nn.init.normal_(layer.weight, std=0.01)

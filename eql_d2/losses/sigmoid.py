@@ -1,5 +1,6 @@
 """Weighted binary cross-entropy of one sigmoid a class: the core of EQL, EQLv2 and their baseline."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -81,10 +82,11 @@ class _WeightedSigmoidSum(torch.autograd.Function):
     ) -> Tensor:
         ctx.negative_weights = negative_weights
         ctx.save_for_backward(positive_weights, logits, gt_classes, *per_row)
-        return sum(
+        of_blocks = (
             _weighted_terms(z, y, positive_weights, negative_weights(y, *others)).sum()
             for z, y, *others in row_blocks(logits, gt_classes, *per_row)
         )
+        return functools.reduce(torch.add, of_blocks)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

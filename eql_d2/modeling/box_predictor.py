@@ -49,6 +49,7 @@ class LongTailPredictor(FastRCNNOutputLayers):
 
     loss_class: type[ClassificationLoss]
     config_node: str | None = None
+    cls_score: nn.Linear
 
     @configurable
     def __init__(
