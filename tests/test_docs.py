@@ -235,7 +235,7 @@ def test_commands_name_configs_and_keys_that_exist():
         if "--config-file" not in words:
             continue
         path = words[words.index("--config-file") + 1]
-        if path == "balanced_softmax.yaml":  # written by the page; test_docs_own_loss.py runs it
+        if path == "prior_softmax.yaml":  # written by the page; test_docs_own_loss.py runs it
             continue
         overrides = words[words.index(path) + 1 :]
         while overrides and not CONFIG_KEY.fullmatch(overrides[0]) and overrides[0] != "OUTPUT_DIR":

@@ -27,10 +27,10 @@ def folder(tmp_path_factory):
         if named := re.match(r"# (\w+\.(?:py|yaml))\n", text):
             (folder / named[1]).write_text(text)
     assert {path.name for path in folder.glob("*.*")} == {
-        "balanced_softmax.py",
-        "balanced_softmax.yaml",
+        "prior_softmax.py",
+        "prior_softmax.yaml",
         "compare.py",
-        "test_balanced_softmax.py",
+        "test_prior_softmax.py",
     }
     return folder
 
@@ -65,14 +65,14 @@ def test_it_trains_and_compares(folder, commands):
             run(folder, command)
         elif "tools/train_net.py" in command:
             run(folder, command, *TWO_STEPS, *FEWER_PROPOSALS)
-    metrics = {name: read_final_metrics(folder / "output" / name) for name in ("softmax", "balanced")}
+    metrics = {name: read_final_metrics(folder / "output" / name) for name in ("softmax", "prior")}
     assert all({"APr", "APc", "APf"} <= set(of_run["segm"]) for of_run in metrics.values())
     first_losses = {name: (folder / "output" / name / "metrics.json").read_text() for name in metrics}
-    assert first_losses["softmax"] != first_losses["balanced"]
+    assert first_losses["softmax"] != first_losses["prior"]
     table = run(folder, ["python", "compare.py"])
     assert [line.split()[:2] for line in table.splitlines()[2:]] == [
         ["box", "softmax"],
-        ["box", "balanced"],
+        ["box", "prior"],
         ["mask", "softmax"],
-        ["mask", "balanced"],
+        ["mask", "prior"],
     ]

@@ -1,62 +1,13 @@
 """What every loss has in common: shapes, dtypes, empty batches, gradients, inputs left alone."""
 
 import copy
-from functools import partial
 
 import pytest
 import torch
 
-from eql_d2.losses import (
-    CLASSIFICATION_LOSSES,
-    BalancedGroupSoftmax,
-    BalancedSoftmaxLoss,
-    ClassBalancedLoss,
-    ClassificationLoss,
-    DropLoss,
-    EqualizationLoss,
-    EqualizationLossV2,
-    FederatedLoss,
-    FocalLoss,
-    InverseFrequencyLoss,
-    LogitAdjustmentLoss,
-    SeesawLoss,
-    SigmoidCrossEntropy,
-    SoftmaxCrossEntropy,
-    SoftmaxEqualizationLoss,
-    build_classification_loss,
-)
-
-K = 6
-FREQUENCIES = torch.tensor([0.5, 0.2, 0.01, 0.0001, 0.001, 0.002])
-INSTANCE_COUNTS = torch.tensor([5000, 2000, 100, 1, 10, 20])
-LOSSES = {
-    "softmax": lambda: SoftmaxCrossEntropy(K),
-    "sigmoid": lambda: SigmoidCrossEntropy(K),
-    "eql": lambda: EqualizationLoss(K, FREQUENCIES),
-    "eql_gompertz": lambda: EqualizationLoss(K, FREQUENCIES, threshold="gompertz"),
-    "eqlv2": lambda: EqualizationLossV2(K),
-    "eqlv2_without_objectness": lambda: EqualizationLossV2(K, objectness=False),
-    "seesaw": lambda: SeesawLoss(K),
-    "seesaw_mitigation_only": lambda: SeesawLoss(K, q=0),
-    "seesaw_without_objectness": lambda: SeesawLoss(K, q=0, objectness=False),
-    "bags": lambda: BalancedGroupSoftmax(K, INSTANCE_COUNTS, others_ratio=1.0),
-    "focal": lambda: FocalLoss(K),
-    "focal_steep": lambda: FocalLoss(K, gamma=0.5, alpha=0.6),
-    "class_balanced": lambda: ClassBalancedLoss(K, INSTANCE_COUNTS),
-    "inverse_frequency": lambda: InverseFrequencyLoss(K, INSTANCE_COUNTS),
-    "sqrt_inverse_frequency": lambda: InverseFrequencyLoss(K, INSTANCE_COUNTS, power=0.5),
-    "federated": lambda: FederatedLoss(K, FREQUENCIES, fed_loss_num_classes=4),
-    "drop_loss": lambda: DropLoss(K, FREQUENCIES),
-    "seql": lambda: SoftmaxEqualizationLoss(K, FREQUENCIES, lambda_=0.0015),
-    "logit_adjustment": lambda: LogitAdjustmentLoss(K, INSTANCE_COUNTS),
-    "logit_adjustment_post_hoc": lambda: LogitAdjustmentLoss(K, INSTANCE_COUNTS, tau=0.7, post_hoc=True),
-    "balanced_softmax": lambda: BalancedSoftmaxLoss(K, INSTANCE_COUNTS),
-}
-OPTIONS = {"seql": {"lambda_": 0.0015}, "bags": {"others_ratio": 1.0}, "seesaw": {"q": 0}}
-LOSSES |= {
-    f"{name}_of_images": partial(build_classification_loss, name, K, INSTANCE_COUNTS, **OPTIONS.get(name, {}))
-    for name in CLASSIFICATION_LOSSES
-}
+from eql_d2.losses import ClassificationLoss, FederatedLoss
+from eql_d2.losses.stateful import StatefulLoss
+from tests.losses.all_losses import LOSSES, WITH_CONSTANT_FACTORS, WITHOUT_CHANCE, K, build, method_of
 
 
 @pytest.fixture(params=LOSSES)
@@ -84,7 +35,7 @@ def compute(loss, logits, gt_classes):
 
 
 def test_gradcheck(name, loss, batch):
-    if name == "seesaw":
+    if name in WITH_CONSTANT_FACTORS:
         pytest.skip("its compensation depends on the logits but is a constant to the gradient: see test_seesaw.py")
     logits, gt_classes = batch
     loss(logits, gt_classes)  # so that losses with a state have one that matters
@@ -237,12 +188,7 @@ def test_state_dict_round_trip(name, loss, batch):
     loss(*batch)
     state = loss.state_dict()
     # Buffers that follow from the config must not come back from a checkpoint of another config.
-    collected = {
-        "eqlv2": {"pos_grad", "neg_grad", "pos_neg_ratio"},
-        "seesaw": {"cum_samples"},
-        "ldam": {"reweighting"},
-    }
-    assert set(state) == collected.get(name.split("_")[0], set())
+    assert set(state) == (set(loss.initial_state) if isinstance(loss, StatefulLoss) else set())
     fresh = LOSSES[name]()
     fresh.load_state_dict(copy.deepcopy(state))
     for key, value in fresh.state_dict().items():
@@ -267,12 +213,8 @@ def test_no_synchronisation_on_a_gpu(loss, batch):
 
 @pytest.mark.slow
 def test_compiled_equals_eager(name, loss, batch):
-    if name.startswith("seql"):
-        loss = SoftmaxEqualizationLoss(K, FREQUENCIES, lambda_=0.0015, gamma=1.0)  # compiled code draws other numbers
-    if name.startswith("bags"):
-        loss = BalancedGroupSoftmax(K, INSTANCE_COUNTS, others_ratio=1000, has_background=loss.has_background)
-    if name.startswith("drop_loss"):
-        loss = DropLoss(K, FREQUENCIES, lambda_=0.9)  # foreground's alone are dropped
+    without_chance = WITHOUT_CHANCE.get(method_of(name), {})
+    loss = build(name, **without_chance) if without_chance else loss
     eager = copy.deepcopy(loss)
     torch.compiler.reset()  # the other losses' code shares the limit on recompilations of `forward`
     compiled = torch.compile(loss, fullgraph=True)

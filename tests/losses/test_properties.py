@@ -15,7 +15,8 @@ from eql_d2.losses import (
     SigmoidCrossEntropy,
     SoftmaxEqualizationLoss,
 )
-from tests.losses.test_interface import FREQUENCIES, INSTANCE_COUNTS, LOSSES, K, compute
+from tests.losses.all_losses import FREQUENCIES, INSTANCE_COUNTS, LOSSES, K
+from tests.losses.test_interface import compute
 
 seeds = st.integers(0, 2**31 - 1)
 rows = st.integers(1, 12)

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -10,16 +11,13 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from eql_d2.engine import launch
-from eql_d2.losses import BalancedGroupSoftmax, EqualizationLossV2, SeesawLoss
 from eql_d2.losses.distributed import sum_over_processes
+from tests.losses.all_losses import COLLECTING, NAMES, K, build, method_of
 
-K = 5
-LOSSES = {
-    "eqlv2": lambda: EqualizationLossV2(K),
-    "seesaw": lambda: SeesawLoss(K),
-    "seesaw_of_images": lambda: SeesawLoss(K, has_background=False),
-    "bags": lambda: BalancedGroupSoftmax(K, [1, 20, 300, 4000, 50], others_ratio=1000),
-}
+# bags draws no others here, which two processes would draw differently.
+LOSSES = {name: partial(build, name, **({"others_ratio": 1000} if "bags" in name else {})) for name in NAMES}
+# A switch that is set from outside is not collected.
+COLLECTED = [name for name in COLLECTING if method_of(name) != "ldam"]
 # RoIs of each process in each step: as many, none on the second, none on the first, no foreground on the second.
 SHARES = ((6, 6), (8, 0), (0, 7), (5, 4))
 
@@ -42,8 +40,8 @@ def train_on_shares(folder):
     original = dist.all_reduce
     dist.all_reduce = lambda *args, **kwargs: calls.append(1) or original(*args, **kwargs)
     seen = {}
-    for name, build in LOSSES.items():
-        loss = build()
+    for name, make in LOSSES.items():
+        loss = make()
         steps = []
         for logits, gt_classes, first in make_steps(loss):
             share = slice(0, first) if dist.get_rank() == 0 else slice(first, None)
@@ -64,7 +62,7 @@ def ranks(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pth") for rank in (0, 1)]
 
 
-@pytest.mark.parametrize("name", ["eqlv2", "seesaw", "seesaw_of_images"])
+@pytest.mark.parametrize("name", COLLECTED)
 def test_two_processes_equal_one_that_saw_all(ranks, name):
     loss = LOSSES[name]()
     for step, (logits, gt_classes, first) in enumerate(make_steps(loss)):
@@ -80,8 +78,9 @@ def test_two_processes_equal_one_that_saw_all(ranks, name):
     assert all(buffer.abs().sum() > 0 for buffer in loss.buffers())
 
 
-@pytest.mark.parametrize(("name", "collectives"), [("eqlv2", 1), ("seesaw", 1), ("seesaw_of_images", 1), ("bags", 0)])
-def test_one_collective_a_step_and_none_in_evaluation(ranks, name, collectives):
+@pytest.mark.parametrize("name", NAMES)
+def test_one_collective_a_step_with_a_state_and_none_in_evaluation(ranks, name):
+    collectives = int(name in COLLECTED)
     for rank in ranks:
         assert [step["collectives"] for step in rank[name]["steps"]] == [collectives] * len(SHARES)
         assert rank[name]["collectives_in_evaluation"] == 0
@@ -97,7 +96,7 @@ def test_without_a_process_group_the_increment_stays(monkeypatch):
     assert sum_over_processes(increment) is increment
 
 
-@pytest.fixture(params=["eqlv2", "seesaw"])
+@pytest.fixture(params=COLLECTED)
 def trained(request):
     """A loss that has seen three batches."""
     loss = LOSSES[request.param]()
@@ -188,7 +187,9 @@ def test_a_checkpoint_without_the_state_starts_afresh_with_a_warning(trained):
 def test_detectron2_s_checkpointer_keeps_the_state(trained, tmp_path):
     model = nn.ModuleDict({"loss": trained})
     DetectionCheckpointer(model, str(tmp_path)).save("new")
-    restored = nn.ModuleDict({"loss": LOSSES["eqlv2" if isinstance(trained, EqualizationLossV2) else "seesaw"]()})
+    restored = copy.deepcopy(model)
+    for name, value in trained.initial_state.items():
+        getattr(restored["loss"], name).fill_(value)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         DetectionCheckpointer(restored).load(str(tmp_path / "new.pth"))
