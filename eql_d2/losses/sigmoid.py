@@ -86,7 +86,7 @@ class _WeightedSigmoidSum(torch.autograd.Function):
             _weighted_terms(z, y, positive_weights, negative_weights(y, *others)).sum()
             for z, y, *others in row_blocks(logits, gt_classes, *per_row)
         )
-        return functools.reduce(torch.add, of_blocks)
+        return functools.reduce(torch.add, of_blocks, logits.new_zeros(()))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
