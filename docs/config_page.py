@@ -24,7 +24,8 @@ ROOMS = {
 }
 HEAD = """# Every key that this project adds
 To Detectron2's own [config reference](https://detectron2.readthedocs.io/en/latest/modules/config.html). Made from the
-rooms' `config.py` by `python docs/config_page.py`; change a meaning there.
+rooms' `config.py` by `python docs/config_page.py`; change a meaning there. `MODEL.DEVICE` is Detectron2's, but says
+`cpu` where there is no GPU.
 """
 
 
@@ -40,13 +41,22 @@ def keys_of_file(path: Path) -> list[tuple[str, str, str]]:
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Assign) or not ast.unparse(node.targets[0]).startswith("cfg."):
             continue
+        if isinstance(node.value, ast.IfExp):  # MODEL.DEVICE, which the head of the page explains
+            continue
         key, value = ast.unparse(node.targets[0]).removeprefix("cfg."), ast.unparse(node.value)
         line, lines = node.lineno - 1, []
         while line in comments:
             lines.insert(0, comments[line])
             line -= 1
         found.append((node.lineno, key, value, " ".join(lines)))
-    return [(key, value, meaning) for _, key, value, meaning in sorted(found)]
+    rows, of_node = [], ""
+    for _, key, value, meaning in sorted(found):
+        if value == "CfgNode()":  # what it says is told at the node's first key
+            of_node = meaning
+        else:
+            rows.append((key, value, " ".join(filter(None, (of_node, meaning)))))
+            of_node = ""
+    return rows
 
 
 def meanings_of_arguments(docstring: str) -> dict[str, str]:
@@ -68,11 +78,11 @@ def page() -> str:
     for room, title in ROOMS.items():
         rows = keys_of_file(ROOT / "eql_d2" / room / "config.py")
         parts.append(f"## {title}\n`eql_d2/{room}/config.py`\n\n| key | default | meaning |\n| --- | --- | --- |")
-        parts += [_row(key, value, meaning) for key, value, meaning in rows if value != "CfgNode()" or meaning]
+        parts += [_row(key, value, meaning) for key, value, meaning in rows]
         parts.append("")
     parts.append(
-        "## Losses\nOne node a method: the keywords of its loss's constructor in upper case. Methods without options have "
-        "none.\n\n| key | default | meaning |\n| --- | --- | --- |"
+        "## Losses\nOne node a method: the keywords of its loss's constructor in upper case. Methods without options "
+        "have none.\n\n| key | default | meaning |\n| --- | --- | --- |"
     )
     for method in METHODS.values():
         meanings = meanings_of_arguments(method.loss_class.__doc__ or "")

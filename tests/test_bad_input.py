@@ -76,7 +76,7 @@ def test_misspelt_key(options, tmp_path, key, nearest, place):
 
 
 def test_a_key_like_no_other(options):
-    assert "Config key QQQ does not exist; see eql_d2/config.py" in refused([*options, "QQQ", "1"])
+    assert "Config key QQQ does not exist; see docs/config.md" in refused([*options, "QQQ", "1"])
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,7 @@ def test_defaults_are_those_of_the_config():
         value = cfg
         for part in key.split("."):
             value = value[part]
-        if default != "CfgNode()" and key != "MODEL.DEVICE":
-            assert str(value) == default.strip("'"), key
+        assert str(value) == default.strip("'"), key
 
 
 def test_a_comment_is_the_meaning_of_the_key_below_it(tmp_path):

@@ -93,7 +93,7 @@ def _mistakes_told(cfg: CfgNode, source: str) -> Iterator[None]:
 def _unknown_key_message(cfg: CfgNode, error_text: str) -> str:
     key = error_text.rsplit(": ", 1)[-1].strip("'\" ")
     nearest = difflib.get_close_matches(key, list(_all_keys(cfg)), n=1, cutoff=0.6)
-    hint = f"; did you mean {nearest[0]}?" if nearest else "; see eql_d2/config.py and Detectron2's config reference."
+    hint = f"; did you mean {nearest[0]}?" if nearest else "; see docs/config.md and Detectron2's config reference."
     return f"Config key {key} does not exist{hint}"
 
 
