@@ -66,7 +66,7 @@ def meanings_of_arguments(docstring: str) -> dict[str, str]:
     return {name: " ".join(meaning.split()) for name, meaning in entries}
 
 
-def _row(key: str, default: object, meaning: str) -> str:
+def _row(key: str, default: str, meaning: str) -> str:
     meaning = meaning or "see the key above"
     return f"| `{key}` | `{default}` | {meaning.replace('|', chr(92) + '|')} |"
 
@@ -88,7 +88,7 @@ def page() -> str:
         meanings = meanings_of_arguments(method.loss_class.__doc__ or "")
         for keyword, default in method.options.items():
             key = f"MODEL.LONG_TAIL.{method.node}.{key_of(keyword)}"
-            parts.append(_row(key, default, meanings.get(keyword, "")))
+            parts.append(_row(key, repr(default), meanings.get(keyword, "")))
     undocumented = added_keys(ours, theirs) - set(re.findall(r"^\| `([A-Z0-9_.]+)`", "\n".join(parts), re.M))
     assert not undocumented, f"without a meaning: {sorted(undocumented)}"
     return "\n".join(parts) + "\n"

@@ -35,6 +35,13 @@ class BalancedGroupSoftmax(ClassificationLoss):
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
+
+    Example:
+        >>> loss = BalancedGroupSoftmax(num_classes=3, instance_counts=[5, 50, 500], bin_edges=(10, 100))
+        >>> loss.num_logits  # three groups of a class, and background's, with "others" in each
+        8
+        >>> loss.scores(torch.zeros(1, 8)).tolist()
+        [[0.25, 0.25, 0.25, 0.5]]
     """
 
     group_of_class: Tensor

@@ -16,6 +16,11 @@ class SoftmaxCrossEntropy(ClassificationLoss):
     Args:
         num_classes: number K of foreground classes.
         has_background: False is image classification, with K logits.
+
+    Example:
+        >>> loss = SoftmaxCrossEntropy(num_classes=3)
+        >>> loss(torch.zeros(2, loss.num_logits), torch.tensor([0, 3]))["loss_cls"].item()  # 3 is background; log 4
+        1.386...
     """
 
     def __init__(self, num_classes: int, has_background: bool = True) -> None:
@@ -37,6 +42,11 @@ class SigmoidCrossEntropy(SigmoidLoss):
     Args:
         num_classes: number K of foreground classes.
         has_background: False is image classification.
+
+    Example:
+        >>> loss = SigmoidCrossEntropy(num_classes=3)
+        >>> loss(torch.zeros(2, loss.num_logits), torch.tensor([0, 3]))["loss_cls"].item()  # three times log 2
+        2.079...
     """
 
     def __init__(self, num_classes: int, has_background: bool = True) -> None:

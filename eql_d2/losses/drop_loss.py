@@ -30,6 +30,11 @@ class DropLoss(SigmoidLoss):
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
+
+    Example:
+        >>> loss = DropLoss(num_classes=3, image_frequencies=[0.5, 0.1, 0.001])
+        >>> loss.keep_probability(torch.tensor([0, 2, 3])).tolist()  # one of two foreground RoIs is of a tail class
+        [1.0, 1.0, 0.5]
     """
 
     is_tail: Tensor

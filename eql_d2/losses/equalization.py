@@ -26,6 +26,13 @@ class EqualizationLoss(SigmoidLoss):
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
+
+    Example:
+        >>> loss = EqualizationLoss(num_classes=3, image_frequencies=[0.5, 0.1, 0.001])
+        >>> loss.tail_weight.tolist()  # only the last class is below lambda_
+        [0.0, 0.0, 1.0]
+        >>> loss(torch.zeros(1, 3), torch.tensor([0]))["loss_cls"].item()  # it gets no negative of the first: 2 log 2
+        1.386...
     """
 
     tail_weight: Tensor

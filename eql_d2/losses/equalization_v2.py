@@ -33,6 +33,13 @@ class EqualizationLossV2(StatefulLoss, SigmoidLoss):
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
+
+    Example:
+        >>> loss = EqualizationLossV2(num_classes=3)
+        >>> loss(torch.zeros(2, loss.num_logits), torch.tensor([0, 3]))["loss_cls"].item()  # at first plain: 4 log 2
+        2.772...
+        >>> loss.pos_neg_ratio.round(decimals=2).tolist()  # one positive and one negative of the first class so far
+        [1.0, 0.0, 0.0]
     """
 
     pos_grad: Tensor

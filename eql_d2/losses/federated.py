@@ -27,6 +27,11 @@ class FederatedLoss(SigmoidLoss):
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
+
+    Example:
+        >>> loss = FederatedLoss(num_classes=4, image_frequencies=[0.5, 0.1, 0.01, 0.0], fed_loss_num_classes=2)
+        >>> loss(torch.zeros(1, 4), torch.tensor([0]))["loss_cls"].item()  # its own class and one drawn: 2 log 2
+        1.386...
     """
 
     sampling_weights: Tensor

@@ -30,6 +30,11 @@ class FocalLoss(SigmoidLoss):
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
+
+    Example:
+        >>> loss = FocalLoss(num_classes=3, gamma=0.0, alpha=0.5)
+        >>> loss(torch.zeros(1, 3), torch.tensor([0]))["loss_cls"].item()  # half of three times log 2
+        1.039...
     """
 
     def __init__(self, num_classes: int, gamma: float = 2.0, alpha: float = 0.25, has_background: bool = True) -> None:

@@ -34,6 +34,11 @@ class LDAMLoss(StatefulLoss):
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
+
+    Example:
+        >>> loss = LDAMLoss(num_classes=2, instance_counts=[1, 16])
+        >>> loss.margins.tolist()  # the fourth root of 16 is 2
+        [0.5, 0.25]
     """
 
     has_background = False

@@ -31,6 +31,11 @@ class LogitAdjustmentLoss(SoftmaxCrossEntropy):
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
+
+    Example:
+        >>> loss = LogitAdjustmentLoss(num_classes=2, instance_counts=[1, 4])
+        >>> loss.log_priors.exp().round(decimals=3).tolist()  # centred at 1, which is background's
+        [0.5, 2.0, 1.0]
     """
 
     log_priors: Tensor
@@ -86,6 +91,11 @@ class BalancedSoftmaxLoss(LogitAdjustmentLoss):
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
+
+    Example:
+        >>> loss = BalancedSoftmaxLoss(num_classes=2, instance_counts=[1, 4])
+        >>> loss(torch.zeros(1, 3), torch.tensor([0]))["loss_cls"].exp().item()  # (1/2 + 2 + 1) / (1/2)
+        7.0...
     """
 
     def __init__(self, num_classes: int, instance_counts: Tensor, has_background: bool = True) -> None:

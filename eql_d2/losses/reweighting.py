@@ -78,6 +78,11 @@ class ClassBalancedLoss(ReweightedSoftmaxCrossEntropy):
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
+
+    Example:
+        >>> loss = ClassBalancedLoss(num_classes=2, instance_counts=[1, 1000], beta=0.9)
+        >>> [round(weight, 3) for weight in loss.class_weights.tolist()]  # background weighs 1
+        [1.818, 0.182, 1.0]
     """
 
     def __init__(
@@ -114,6 +119,11 @@ class InverseFrequencyLoss(ReweightedSoftmaxCrossEntropy):
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
+
+    Example:
+        >>> loss = InverseFrequencyLoss(num_classes=2, instance_counts=[1, 4], power=0.5)
+        >>> [round(weight, 3) for weight in loss.class_weights.tolist()]  # 1 and 1/2, divided by their mean
+        [1.333, 0.667, 1.0]
     """
 
     def __init__(

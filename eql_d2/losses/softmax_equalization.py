@@ -25,6 +25,11 @@ class SoftmaxEqualizationLoss(ClassificationLoss):
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
+
+    Example:
+        >>> loss = SoftmaxEqualizationLoss(3, class_frequencies=[0.7, 0.299, 0.001], lambda_=0.01, gamma=1.0)
+        >>> loss(torch.zeros(1, 3), torch.tensor([0]))["loss_cls"].item()  # the tail class is left out: log 2
+        0.693...
     """
 
     has_background = False
