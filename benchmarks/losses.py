@@ -3,7 +3,7 @@
 The measured calls of all losses are interleaved in one run, so that a machine that is busy for a while disturbs
 all of them; the table has medians. "By definition" are the methods written down as their papers and first
 codes describe them, without regard to speed: Seesaw with the (C, C) matrix of count ratios and powers, EQLv2 with
-dense weights put together from one-hot targets, BAGS with one Python pass and boolean masks a group. Memory is the
+dense weights put together from one-hot targets, BAGS with one Python pass and boolean masks per group. Memory is the
 peak above the logits, gradient included, in tensors of the logits' size.
 """
 

@@ -81,7 +81,7 @@ def page() -> str:
         parts += [_row(key, value, meaning) for key, value, meaning in rows]
         parts.append("")
     parts.append(
-        "## Losses\nOne node a method: the keywords of its loss's constructor in upper case. Methods without options "
+        "## Losses\nOne node per method: the keywords of its loss's constructor in upper case. Methods without options "
         "have none.\n\n| key | default | meaning |\n| --- | --- | --- |"
     )
     for method in METHODS.values():

@@ -37,7 +37,7 @@ def read_final_metrics(run_folder: str | Path) -> Metrics:
 
 
 def comparison_table(runs: dict[str, Metrics]) -> str:
-    """A text table with a row a run and task.
+    """A text table with a row per run and task.
 
     Args:
         runs: metrics by the run's name.

@@ -113,7 +113,7 @@ def folded(title: str, sentences: Sequence[str]) -> str:
 
 
 def runs_table(runs: Sequence[FinishedRun]) -> tuple[str, list[str]]:
-    """All runs with their metrics, a row a run, test set and task; a table of its own for tasks of other metrics.
+    """All runs with their metrics, a row per run, test set and task; a table of its own for tasks of other metrics.
 
     Returns:
         HTML; and a sentence for each run that has no metrics.

@@ -147,7 +147,7 @@ class ClassificationEvaluator(DatasetEvaluator):
             ) from None
 
     def _write_table(self, path: Path, correct: np.ndarray, totals: np.ndarray) -> None:
-        """One row a class, in the order of the classes; an accuracy without images is "nan"."""
+        """One row per class, in the order of the classes; an accuracy without images is "nan"."""
         partial = path.with_name(f".{path.name}.partial")
         with open(partial, "w", newline="") as file:
             writer = csv.writer(file)

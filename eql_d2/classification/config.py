@@ -22,8 +22,8 @@ def add_classification_config(cfg: CfgNode) -> None:
     # A method of eql_d2.losses.METHODS that serves without background. Its options are those of the node of that name
     # below MODEL.LONG_TAIL.
     cfg.MODEL.CLASSIFIER.LOSS = "softmax"
-    # The layer cls_score: "linear", "normed" (cosine similarity, without bias) or "scaled" (a learned scale a class on
-    # top: LWS).
+    # The layer cls_score: "linear", "normed" (cosine similarity, without bias) or "scaled" (a learned scale per class
+    # on top: LWS).
     cfg.MODEL.CLASSIFIER.LAYER = "linear"
     # What "normed" multiplies cosines by. 1 for ldam, which has a scale of its own.
     cfg.MODEL.CLASSIFIER.TEMPERATURE = 20.0

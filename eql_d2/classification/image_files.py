@@ -64,7 +64,7 @@ def read_image_list(name: str, images: Path, annotations: Path | None) -> ImageS
 
 
 def read_image_json(name: str, images: Path, annotations: Path | None) -> ImageSet:
-    """Images of a JSON file in iNaturalist's format: ``images``, ``annotations`` (one an image) and ``categories``.
+    """Images of a JSON file in iNaturalist's format: ``images``, ``annotations`` (one per image) and ``categories``.
 
     Args:
         name: of the set.

@@ -77,7 +77,7 @@ def build_transforms(cfg: CfgNode, is_train: bool) -> Callable[[Image.Image], Te
     if len(cfg.MODEL.PIXEL_MEAN) != MODES[cfg.INPUT.FORMAT] or len(cfg.MODEL.PIXEL_STD) != MODES[cfg.INPUT.FORMAT]:
         raise UserError(
             f"MODEL.PIXEL_MEAN and MODEL.PIXEL_STD need {MODES[cfg.INPUT.FORMAT]} numbers each for INPUT.FORMAT "
-            f"{cfg.INPUT.FORMAT}, one a channel."
+            f"{cfg.INPUT.FORMAT}, one per channel."
         )
     listed = cfg.INPUT.TRAIN_TRANSFORMS if is_train else cfg.INPUT.TEST_TRANSFORMS
     mean = [round(value) for value in cfg.MODEL.PIXEL_MEAN]

@@ -66,7 +66,7 @@ def resolve_auto_values(cfg: CfgNode) -> list[str]:
         cfg: full config, changed in place, so that the run's ``config.yaml`` holds the values.
 
     Returns:
-        One sentence a key, to be printed.
+        One sentence per key, to be printed.
 
     Raises:
         UserError: there are no training data to count, or they do not give a value.

@@ -16,7 +16,7 @@ class FocalLoss(SigmoidLoss):
 
     With p the probability that a sigmoid gives to the truth of its class, a term is ``-α (1 - p)^γ log p`` for a
     positive and ``-(1 - α) (1 - p)^γ log p`` for a negative (paper, equation 5). As in the box heads of the
-    long-tail papers' comparisons there is one sigmoid a class, and a background RoI is a negative of every class.
+    long-tail papers' comparisons there is one sigmoid per class, and a background RoI is a negative of every class.
 
     The sum is divided by the number of RoIs, as every other loss here, so that learning rates carry over. Other
     conventions are constant factors of it: the paper divides by the number of positive anchors, the

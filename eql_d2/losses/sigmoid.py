@@ -1,4 +1,4 @@
-"""Weighted binary cross-entropy of one sigmoid a class: the core of EQL, EQLv2 and their baseline."""
+"""Weighted binary cross-entropy of one sigmoid per class: the core of EQL, EQLv2 and their baseline."""
 
 import functools
 from collections.abc import Callable

@@ -110,7 +110,7 @@ class LongTailPredictor(FastRCNNOutputLayers):
 
         Args:
             predictions: logits (R, num_logits) and box deltas (R, 4K) or (R, 4).
-            proposals: one a image, with ``proposal_boxes``, ``gt_classes`` and, where there is any ground
+            proposals: one per image, with ``proposal_boxes``, ``gt_classes`` and, where there is any ground
                 truth, ``gt_boxes``.
 
         Returns:
@@ -133,7 +133,7 @@ class LongTailPredictor(FastRCNNOutputLayers):
         """(R, K) bool: whether the image of a RoI is labelled as holding or not holding a class.
 
         Args:
-            proposals: one a image, :class:`ImageTargets` with ``verified_classes``.
+            proposals: one per image, :class:`ImageTargets` with ``verified_classes``.
 
         Raises:
             UserError: the training data came without image-level labels.

@@ -17,7 +17,7 @@ def add_modeling_config(cfg: CfgNode) -> None:
     # Cosine similarity in the classifier (Seesaw Loss's NormedLinear), and its temperature.
     cfg.MODEL.ROI_BOX_HEAD.NORMED_CLASSIFIER = False
     cfg.MODEL.ROI_BOX_HEAD.TEMPERATURE = 20.0
-    # A learned scale a class on top of the classifier (LWS): the parameter cls_score.scale.
+    # A learned scale per class on top of the classifier (LWS): the parameter cls_score.scale.
     cfg.MODEL.ROI_BOX_HEAD.SCALED_CLASSIFIER = False
     # What a Cascade averages over its stages: "probability" (Detectron2) or "logit" (mmdetection).
     cfg.MODEL.ROI_BOX_CASCADE_HEAD.SCORE_AVERAGE = "probability"
@@ -43,7 +43,7 @@ def add_modeling_config(cfg: CfgNode) -> None:
     # verified to be absent from it (neg_category_ids), count in full. Of the losses only EQL's can use them; it is
     # not in the official code.
     cfg.MODEL.LONG_TAIL.IMAGE_LEVEL_LABELS = False
-    # One node a method: its keys are the keywords of the loss's constructor in upper case, its defaults the
+    # One node per method: its keys are the keywords of the loss's constructor in upper case, its defaults the
     # constructor's. What a loss needs to know of the data (number of classes, counts, frequencies) it gets from the
     # category counts.
     add_loss_nodes(cfg)

@@ -27,7 +27,7 @@ class Reproduced:
 
     Attributes:
         row: of the table.
-        entries: ledger entries, one a seed.
+        entries: ledger entries, one per seed.
         metrics: {reported name: (mean, standard error, number of seeds)} in percent.
         minutes: (mean, standard error, number) of the training time.
         memory: (mean, standard error, number) of the peak memory in MB, of the GPU if there was one.
@@ -97,7 +97,7 @@ def _entries_of(recipe: Recipe, ledger: Ledger) -> dict[Path, dict[str, Any]]:
 
 
 def _one_a_seed(entries: dict[Path, dict[str, Any]], row: Row, left_out: list[str]) -> list[dict[str, Any]]:
-    """One entry a seed, the row's own before those of equal rows; none where two have the same right, or other data."""
+    """One entry per seed, the row's own before those of equal rows; none where two compete, or have other data."""
     by_seed: dict[int, list[tuple[Path, dict[str, Any]]]] = {}
     for path, entry in entries.items():
         by_seed.setdefault(entry["seed"], []).append((path, entry))
@@ -165,7 +165,7 @@ def _statistics(values: Sequence[float]) -> tuple[float, float, int]:
 
 
 def records(results: Sequence[Reproduced], compare: bool = True) -> list[dict[str, Any]]:
-    """The results as JSON: a dict a row, with {"reported", "mean", "error", "seeds", "difference"} a metric.
+    """The results as JSON: a dict per row, with {"reported", "mean", "error", "seeds", "difference"} a metric.
 
     Args:
         results: of :func:`collect`.
@@ -203,7 +203,7 @@ def text_table(results: Sequence[Reproduced], form: str = "simple", compare: boo
         compare: as of :func:`records`.
 
     Returns:
-        A row a row; in each metric's column reported / mean ± standard error (difference), of what is known of these.
+        One line per row; in each metric's column reported / mean ± standard error (difference), of what is known of these.
     """
     present = {name for result in results for name in result.metrics}
     names = [name for name in SHOWN_METRICS if name in present]

@@ -42,7 +42,7 @@ def weights_of(run: PlannedRun, output: Path) -> Path | None:
 
 
 def dry_run(runs: Sequence[PlannedRun], output: Path, num_gpus: int | None, more: Sequence[str] = ()) -> list[str]:
-    """One line a run: its state, and the command if there is something to do."""
+    """One line per run: its state, and the command if there is something to do."""
     finished = finished_runs(output)
     lines = []
     for run in runs:

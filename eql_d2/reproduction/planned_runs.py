@@ -131,7 +131,7 @@ def plan(
     Args:
         table: to which the rows belong.
         rows: those to run.
-        seeds: one run of each row a seed.
+        seeds: one run of each row per seed.
         output: folder of all runs.
         scale: one of :data:`SCALES`.
 

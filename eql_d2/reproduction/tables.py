@@ -1,4 +1,4 @@
-"""Tables as data: ``configs/tables/*.yaml``, one file a table of a paper.
+"""Tables as data: ``configs/tables/*.yaml``, one file per table of a paper.
 
 A file has ``title``, ``num_gpus`` (that the source trained on), optionally ``seeds`` and ``notes``, and ``rows``. What
 rows share stands above them: ``source``, ``dataset``, ``model``, ``task``, ``config``, ``first_stage``, ``not_trained``

@@ -78,7 +78,7 @@ def test_the_ledger_knows_data_and_accuracy_of_classes(digits_cfg):
 
 
 def test_the_borders_of_the_groups_are_those_of_the_config(digits_cfg):
-    """Digits have 124 to 1 training images a class."""
+    """Digits have 124 to 1 training images per class."""
     digits_cfg.SOLVER.MAX_ITER, digits_cfg.TEST.MANY_SHOT_ABOVE, digits_cfg.TEST.FEW_SHOT_BELOW = 1, 124, 1
     results = train(digits_cfg)._last_eval_results["classification"]
     assert math.isnan(results["many"])

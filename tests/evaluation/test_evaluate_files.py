@@ -37,7 +37,7 @@ def test_lvis_files(case, run, engine):
     assert metrics["segm"]["AP"] > 20
 
 
-@pytest.mark.parametrize("form", ["shuffled", "indented", "one a line", "other keys first", "polygons", "raw counts"])
+@pytest.mark.parametrize("form", ["shuffled", "indented", "one per line", "other keys first", "polygons", "raw counts"])
 def test_forms_of_results(case, run, form):
     """Any order, any white space, any form of masks."""
     pytest.importorskip("lvis")
@@ -48,7 +48,7 @@ def test_forms_of_results(case, run, form):
     expected = {task: approx(official(content, results, task)) for task in ("bbox", "segm")}
     if form == "indented":
         text = json.dumps(results, indent=3)
-    elif form == "one a line":
+    elif form == "one per line":
         text = "\n[ " + "\n,\r\n".join(json.dumps(result) for result in results) + "\n]\n"
     elif form == "other keys first":
         results = [

@@ -207,7 +207,7 @@ class LVISDataset(Sequence):
         """What samplers and statistics read of each image, without unpacking it.
 
         Returns:
-            A dict an image with ``width``, ``height`` and ``annotations`` that hold nothing but ``category_id``;
+            A dict per image with ``width``, ``height`` and ``annotations`` that hold nothing but ``category_id``;
             regions to ignore are left out.
         """
         packed = self._annotations

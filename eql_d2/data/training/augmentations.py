@@ -147,7 +147,7 @@ class CropOrPad(T.FixedSizeCrop):
 
     Args:
         crop_size: height and width in pixels.
-        color: of the padding, one number a channel, in [0, 255].
+        color: of the padding, one number per channel, in [0, 255].
     """
 
     def __init__(self, crop_size: tuple[int, int], color: tuple[float, ...]) -> None:

@@ -36,7 +36,7 @@ class BatchSampler:
     Args:
         indices: restartable endless stream of dataset indices of this process.
         groups: group of each dataset index; a batch holds images of one group only.
-        batch_size: images a batch.
+        batch_size: images per batch.
     """
 
     def __init__(self, indices: Callable[[], Iterator[int]], groups: list[int], batch_size: int) -> None:

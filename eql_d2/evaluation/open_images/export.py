@@ -1,4 +1,4 @@
-"""Results in the challenge's CSV form: a line an image, ImageID,PredictionString."""
+"""Results in the challenge's CSV form: a line per image, ImageID,PredictionString."""
 
 from collections.abc import Sequence
 from pathlib import PurePosixPath
