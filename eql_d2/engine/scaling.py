@@ -10,8 +10,8 @@ def scale_to_processes(cfg: CfgNode, num_processes: int) -> CfgNode:
     """Scale batch, learning rate and schedule from ``SOLVER.REFERENCE_WORLD_SIZE`` processes to those there are.
 
     Detectron2's rule (Goyal et al., "ImageNet in 1 Hour"): images per process stay; batch and learning rate grow with
-    the processes; iterations, steps, warm-up and the periods of checkpoints and evaluations shrink. A period never shrinks
-    to 0, which would mean never, and the training never to less than one iteration.
+    the processes; iterations, steps, warm-up and the periods of checkpoints and evaluations shrink. A period never
+    shrinks to 0, which would mean never, and the training never to less than one iteration.
 
     Args:
         cfg: full config. A reference of 0 switches the rule off.

@@ -203,7 +203,7 @@ def text_table(results: Sequence[Reproduced], form: str = "simple", compare: boo
         compare: as of :func:`records`.
 
     Returns:
-        One line per row; in each metric's column reported / mean ± standard error (difference), of what is known of these.
+        One line per row; in each metric's column reported / mean ± standard error (difference), as far as known.
     """
     present = {name for result in results for name in result.metrics}
     names = [name for name in SHOWN_METRICS if name in present]
