@@ -4,7 +4,11 @@ Each method's box predictor is here by its name, as ``EQLPredictor``.
 """
 
 from eql_d2.modeling.box_predictor import BOX_PREDICTOR_REGISTRY, LongTailPredictor
-from eql_d2.modeling.mask_head import NormedMaskRCNNConvUpsampleHead
+from eql_d2.modeling.mask_head import (
+    AveragedMaskHeads,
+    NormedMaskRCNNConvUpsampleHead,
+    OwnClassMaskRCNNConvUpsampleHead,
+)
 from eql_d2.modeling.normed_layers import NormedConv2d, NormedLinear, ScaledLinear
 from eql_d2.modeling.predictors import build_box_predictor, predictor_class
 from eql_d2.modeling.roi_heads import LongTailCascadeROIHeads, LongTailROIHeads
@@ -13,6 +17,7 @@ from eql_d2.modeling.test_time_augmentation import LongTailRCNNWithTTA
 
 __all__ = [
     "BOX_PREDICTOR_REGISTRY",
+    "AveragedMaskHeads",
     "LongTailCascadeROIHeads",
     "LongTailPredictor",
     "LongTailRCNNWithTTA",
@@ -21,6 +26,7 @@ __all__ = [
     "NormedConv2d",
     "NormedLinear",
     "NormedMaskRCNNConvUpsampleHead",
+    "OwnClassMaskRCNNConvUpsampleHead",
     "ScaledLinear",
     "build_box_predictor",
 ]

@@ -21,6 +21,9 @@ def add_modeling_config(cfg: CfgNode) -> None:
     cfg.MODEL.ROI_BOX_HEAD.SCALED_CLASSIFIER = False
     # What a Cascade averages over its stages: "probability" (Detectron2) or "logit" (mmdetection).
     cfg.MODEL.ROI_BOX_CASCADE_HEAD.SCORE_AVERAGE = "probability"
+    # Class-specific masks: compute only the mask of each RoI's own class (ground truth, or prediction in testing).
+    # False computes all classes' and looks at that one, as Detectron2; results are the same but for rounding.
+    cfg.MODEL.ROI_MASK_HEAD.OWN_CLASS_ONLY = True
     # Temperature of MODEL.ROI_MASK_HEAD.NAME NormedMaskRCNNConvUpsampleHead (normalized mask prediction).
     cfg.MODEL.ROI_MASK_HEAD.TEMPERATURE = 20.0
     # What MODEL.ROI_MASK_HEAD.NAME AveragedMaskHeads averages, one a Cascade stage: mmdetection's converted models.

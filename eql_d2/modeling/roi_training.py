@@ -10,6 +10,7 @@ from detectron2.structures import Instances
 from torch import Tensor
 
 from eql_d2.data.training.image_targets import with_image_labels
+from eql_d2.modeling.own_class_masks import own_class_name
 from eql_d2.modeling.rpn import IGNORED, checked_overlap, in_ignore_regions
 
 
@@ -29,6 +30,14 @@ class TargetedROIHeads(StandardROIHeads):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         return {**super().from_config(cfg, input_shape), "ignore_overlap": cfg.MODEL.ROI_HEADS.IGNORE_OVERLAP}
+
+    @classmethod
+    def _init_mask_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        cfg = cfg.clone()
+        cfg.defrost()
+        head = cfg.MODEL.ROI_MASK_HEAD
+        head.NAME = own_class_name(head.NAME, head.OWN_CLASS_ONLY)
+        return super()._init_mask_head(cfg, input_shape)
 
     @torch.no_grad()
     def label_and_sample_proposals(self, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:
