@@ -18,7 +18,8 @@ from torch import Tensor
 
 from eql_d2.errors import UserError
 
-ROUNDING = 2e-6  # of an interpolated value, for each row of the RoI mask; float32 is five times as exact
+ROUNDING = 1e-6  # of an interpolated value, for each row of the RoI mask; float32's is 6e-7 at the most
+HOVERING = 1e-4  # from the threshold; each such pixel would have to be looked at by itself
 CHUNK = 1 << 18  # interpolated values at a time, so that they stay in the cache
 
 
@@ -45,11 +46,13 @@ def encode_roi_masks(
         raise UserError("A mask that was predicted, or its box, is not finite; look for NaN in the model's weights.")
     if height < 1 or width < 1:
         raise UserError(f"Masks were predicted for a picture of {width} x {height} pixels, which has none.")
-    ordinary = (boxes[:, 2:] > boxes[:, :2]).all(dim=1).numpy()
+    # Detectron2's own way is for boxes without an area, for masks that hover about the threshold, and for what is rare.
+    hovering = ((masks - threshold).abs() <= HOVERING).float().mean(dim=(1, 2))
+    ordinary = ((boxes[:, 2:] > boxes[:, :2]).all(dim=1) & (hovering < 0.1)).numpy()
     if masks.dtype not in (torch.float32, torch.float64) or not 0 < threshold <= 1:
         ordinary[:] = False
     encodings = np.empty(len(masks), dtype=object)
-    for row in np.flatnonzero(~ordinary):  # Detectron2's own way knows what to make of these
+    for row in np.flatnonzero(~ordinary):
         bitmap = paste_masks_in_image(masks[row : row + 1], boxes[row : row + 1], (height, width), threshold)[0]
         encodings[row] = mask_util.encode(np.asfortranarray(bitmap.numpy(), dtype=np.uint8))
     for rows in _chunks(np.flatnonzero(ordinary), boxes.numpy(), masks.shape[-1]):
@@ -84,31 +87,30 @@ class _Pasting:
 
     def __init__(self, masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> None:
         self._masks, self._boxes, self._threshold = masks, boxes, threshold
-        self._height, self._width = height, width
-        self._side = masks.shape[-1]
-        self._eps = ROUNDING * self._side * max(1.0, float(masks.abs().max()))
+        self._height, self._width, self._side = height, width, masks.shape[-1]
+        self._eps = ROUNDING * self._side * max(1.0, float(masks.max() - masks.min().clamp(max=0)))
         left, top, right, bottom = boxes.double().numpy().T
         # The pixels that Detectron2 looks at: the box and one around it, within the picture.
         first_column = np.maximum(np.floor(left) - 1, 0).astype(np.int64)
         num_columns = np.maximum(np.minimum(np.ceil(right) + 1, width).astype(np.int64) - first_column, 0)
-        self._owner = np.repeat(np.arange(len(left)), num_columns)
-        self._column = np.arange(len(self._owner)) + np.repeat(
-            first_column - np.cumsum(num_columns) + num_columns, num_columns
-        )
-        first_row = np.maximum(np.floor(top) - 1, 0)
-        end_row = np.maximum(np.minimum(np.ceil(bottom) + 1, height), first_row)
-        self._top, self._cell_height = top, (bottom - top) / self._side
-        starts = np.ceil(self._row_of(np.arange(self._side + 2), np.arange(len(top))[:, None]))
-        self._cell_rows = np.clip(starts, first_row[:, None], end_row[:, None]).astype(np.int64)
-        place = (self._column + 0.5 - left[self._owner]) / (right - left)[self._owner] * self._side + 0.5
+        first_row = np.maximum(np.floor(top) - 1, 0).astype(np.int64)
+        end_row = np.maximum(np.minimum(np.ceil(bottom) + 1, height).astype(np.int64), first_row)
+        # (C,) each: mask and number of a column, and what its rows are in the mask and in the picture.
+        self._owner = owner = np.repeat(np.arange(len(left)), num_columns)
+        self._column = _ranges(first_column, num_columns)
+        self._first_row, self._end_row = first_row[owner], end_row[owner]
+        self._cell_height = ((bottom - top) / self._side)[owner]
+        self._row_of_start = top[owner] - 0.5 - 0.5 * self._cell_height
+        self._place_of_start = owner * (height * width + 1) + self._column * height
+        place = (self._column + 0.5 - left[owner]) / (right - left)[owner] * self._side + 0.5
         self._values = self._interpolated(np.clip(place, 0, self._side + 1))
 
-    def _row_of(self, place: np.ndarray, owner: np.ndarray) -> np.ndarray:
-        """The pixel row, as a real number, of places in RoI masks, counted in cells from their top."""
-        return (place - 0.5) * self._cell_height[owner] + self._top[owner] - 0.5
-
     def _interpolated(self, place: np.ndarray) -> np.ndarray:
-        """(C, M + 2): between which of its columns a RoI mask is how large, row by row, less the threshold."""
+        """(C, M + 2): the RoI masks' rows at each column less the threshold.
+
+        Args:
+            place: (C,) of a column in its RoI mask, in [0, M + 1]; 0 and M + 1 are in the zeros around it.
+        """
         padded = F.pad(self._masks, (1, 1, 1, 1)).transpose(1, 2).reshape(-1, self._side + 2).numpy()
         first = np.minimum(place.astype(np.int64), self._side)
         weight = (place - first).astype(padded.dtype)[:, None]
@@ -124,60 +126,65 @@ class _Pasting:
     def encodings(self) -> np.ndarray:
         """Of each mask ``size`` and ``counts`` (bytes)."""
         is_inside = self._values >= 0
-        is_near = np.abs(self._values) <= self._eps
         crossed = is_inside[:, 1:] != is_inside[:, :-1]
         cells = np.flatnonzero(crossed)
-        row, places = self._crossings(cells)
-        inside = is_inside[:, :-1].ravel()
-        toggles = [places, self._corrections(cells, row, inside[cells])]
+        columns = cells // (self._side + 1)
+        start, slope, cell_height = self._course(cells, columns)
+        turn = start / -slope
+        turn += cells - columns * (self._side + 1)
+        turn *= cell_height
+        turn += self._row_of_start[columns]
+        row = np.ceil(turn)
+        distance = row - turn
+        np.minimum(distance, 1 - distance, out=distance)
+        distance *= np.abs(slope)
+        unsure = np.flatnonzero(distance <= self._eps * cell_height)
+        row = np.clip(row.astype(np.int64), self._first_row[columns], self._end_row[columns])
+        toggles = self._place_of_start[columns] + row
+        cells, row = cells[unsure], row[unsure]
+        is_near = np.abs(self._values) <= self._eps
         if is_near.any():
-            cells = np.flatnonzero((is_near[:, 1:] | is_near[:, :-1]) & ~crossed)
-            toggles.append(self._corrections(cells, np.full(len(cells), self._height), inside[cells]))
-        return self._encoded(np.concatenate(toggles))
+            touched = np.flatnonzero((is_near[:, 1:] | is_near[:, :-1]) & ~crossed)
+            cells = np.concatenate([cells, touched])
+            row = np.concatenate([row, np.full(len(touched), self._height)])
+        if len(cells):
+            corrections = self._corrections(cells, row, is_inside[:, :-1].ravel()[cells])
+            toggles = np.insert(toggles, np.searchsorted(toggles, corrections), corrections)
+        return self._encoded(toggles)
 
-    def _crossings(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of cells where a mask passes the threshold, the first row after it, and that pixel's place."""
-        columns, cell, owner, rows = self._described(cells)
-        start, end = self._values[columns, cell].astype(np.float64), self._values[columns, cell + 1]
-        row = np.ceil(self._row_of(cell + start / (start - end), owner)).astype(np.int64)
-        row = np.clip(row, *rows)
-        return row, self._place(owner, columns, row)
+    def _course(self, cells: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of cells, counted through, the value at their start, its change to their end, and their height in pixels."""
+        index = cells + columns  # a column has a value more than it has cells
+        start = self._values.take(index).astype(np.float64)
+        return start, self._values.take(index + 1) - start, self._cell_height[columns]
 
     def _corrections(self, cells: np.ndarray, turn: np.ndarray, inside: np.ndarray) -> np.ndarray:
-        """Toggles of pixels near the threshold that PyTorch's interpolation puts on its other side.
+        """Toggles, sorted, of pixels near the threshold that PyTorch's interpolation puts on its other side.
 
         Args:
-            cells: (n,).
+            cells: (n,) counted through.
             turn: (n,) row from which on pixels of the cell are taken for the opposite of ``inside``.
             inside: (n,) bool.
         """
-        columns, cell, owner, rows = self._described(cells)
-        start, end = self._values[columns, cell].astype(np.float64), self._values[columns, cell + 1]
-        slope = end - start
+        columns = cells // (self._side + 1)
+        start, slope, cell_height = self._course(cells, columns)
         slope[slope == 0] = np.finfo(np.float64).tiny
         with np.errstate(over="ignore"):
-            bounds = np.sort(np.clip((np.array([[-self._eps], [self._eps]]) - start) / slope, 0, 1), axis=0)
-        first, last = self._row_of(cell + bounds, owner)
-        first = np.clip(np.ceil(first - 1e-6).astype(np.int64), *rows)
-        number = np.clip(np.floor(last + 1e-6).astype(np.int64) + 1, *rows) - first
-        index = np.repeat(np.arange(len(cells)), number)
-        if not len(index):
-            return index
-        row = np.arange(len(index)) + np.repeat(first - np.cumsum(number) + number, number)
+            near = np.clip(np.sort((np.array([[-self._eps], [self._eps]]) - start) / slope, axis=0), 0, 1)
+        # Of the rows from the cell's first to the next one's, those in between.
+        cell = cells - columns * (self._side + 1)
+        bounds = (cell + np.stack([np.zeros(len(cells)), *near, np.ones(len(cells))])) * cell_height
+        bounds = bounds + self._row_of_start[columns]
+        bounds = np.ceil(bounds + np.array([[0], [-1e-6], [1 + 1e-6], [0]])).astype(np.int64)
+        bounds = np.clip(bounds, self._first_row[columns], self._end_row[columns])
+        first = np.maximum(bounds[0], bounds[1])
+        number = np.maximum(np.minimum(bounds[2], bounds[3]) - first, 0)
+        index, row = np.repeat(np.arange(len(cells)), number), _ranges(first, number)
         taken = inside[index] ^ (row >= turn[index])
-        wrong = taken != self._decided(owner[index], self._column[columns[index]], row)
-        place = self._place(owner[index], columns[index], row)[wrong]
-        return np.concatenate([place, place + 1])
-
-    def _described(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Index of the column, number in it, mask and, (2, n), first and end row of cells, counted through."""
-        columns, cell = np.divmod(cells, self._side + 1)
-        owner = self._owner[columns]
-        return columns, cell, owner, np.stack([self._cell_rows[owner, cell], self._cell_rows[owner, cell + 1]])
-
-    def _place(self, owner: np.ndarray, columns: np.ndarray, row: np.ndarray) -> np.ndarray:
-        """Places of pixels in all masks, one after the other; the end of a mask is a place as well."""
-        return owner * (self._height * self._width + 1) + self._column[columns] * self._height + row
+        columns = columns[index]
+        wrong = np.flatnonzero(taken != self._decided(self._owner[columns], self._column[columns], row))
+        place = self._place_of_start[columns[wrong]] + row[wrong]
+        return np.sort(np.concatenate([place, place + 1]))
 
     def _decided(self, owner: np.ndarray, x: np.ndarray, y: np.ndarray, length: int = 64) -> np.ndarray:
         """Whether pixels belong to their masks by Detectron2's arithmetic, (P,) bool.
@@ -190,7 +197,7 @@ class _Pasting:
         """
         order = np.argsort(owner, kind="stable")
         of_mask = np.bincount(owner, minlength=len(self._masks))
-        number = np.arange(len(order)) - np.repeat(np.cumsum(of_mask) - of_mask, of_mask)
+        number = _ranges(np.zeros_like(of_mask), of_mask)
         lines = -(-of_mask // length)
         line = (np.cumsum(lines) - lines)[owner[order]] + number // length
         pixels = torch.from_numpy(np.stack([x, y], axis=1)[order]).float() + 0.5
@@ -206,21 +213,27 @@ class _Pasting:
         return decided
 
     def _encoded(self, toggles: np.ndarray) -> np.ndarray:
+        """See :meth:`encodings`; of sorted toggles."""
+        if (toggles[1:] == toggles[:-1]).any():
+            starts = np.flatnonzero(np.diff(toggles, prepend=-1))
+            toggles = toggles[starts[np.diff(starts, append=len(toggles)) % 2 == 1]]
         size = self._height * self._width
-        toggles.sort(kind="stable")
-        starts = np.flatnonzero(np.diff(toggles, prepend=-1))
-        toggles = toggles[starts[np.diff(starts, append=len(toggles)) % 2 == 1]]
-        owner, place = np.divmod(toggles, size + 1)
-        owner, place = owner[place < size], place[place < size]
-        num_runs = np.bincount(owner, minlength=len(self._masks)) + 1
-        last = np.cumsum(num_runs) - 1
-        ends = np.empty(len(place) + len(num_runs), dtype=np.int64)
-        ends[np.arange(len(place)) + owner] = place
-        ends[last] = size
-        runs = np.diff(ends, prepend=0)
-        runs[last[:-1] + 1] += size
-        result = np.empty(len(num_runs), dtype=object)
-        counts = np.split(runs.astype(np.uint32), last[:-1] + 1)
-        uncompressed = [{"size": [self._height, self._width], "counts": of_mask} for of_mask in counts]
+        ends = np.arange(1, len(self._masks) + 1) * (size + 1) - 1
+        after = np.searchsorted(toggles, ends)
+        is_there = np.append(toggles, -1)[after] == ends  # the last pixel is inside, and the mask's last run ends here
+        places = np.insert(toggles, after[~is_there], ends[~is_there])
+        counts = np.diff(places, prepend=-1)
+        firsts = np.append(0, np.searchsorted(places, ends) + 1)
+        counts[firsts[:-1]] -= 1  # from a mask's end to the next one's first pixel is a place
+        uncompressed = [
+            {"size": [self._height, self._width], "counts": counts[start:end]}
+            for start, end in zip(firsts[:-1].tolist(), firsts[1:].tolist(), strict=True)
+        ]
+        result = np.empty(len(ends), dtype=object)
         result[:] = mask_util.frPyObjects(uncompressed, self._height, self._width)
         return result
+
+
+def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Ranges of whole numbers, one after the other."""
+    return np.arange(lengths.sum()) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
