@@ -77,7 +77,7 @@ def draw_instances(
     boxes: np.ndarray,
     labels: Sequence[str],
     colors: np.ndarray,
-    masks: np.ndarray | None = None,
+    masks: Sequence[np.ndarray] | np.ndarray | None = None,
     scale: float = 1.0,
 ) -> np.ndarray:
     """Draw instances onto a picture, the first on top.
@@ -89,7 +89,7 @@ def draw_instances(
         boxes: (N, 4), left, top, right, bottom in pixels of the image.
         labels: N texts.
         colors: (N, 3) uint8, RGB.
-        masks: (N, H, W) bool, or None.
+        masks: N of (H, W), bool or 0 and 1, or None.
         scale: size of the result; lines and text are drawn at that size.
 
     Returns:

@@ -3,6 +3,7 @@
 import logging
 import weakref
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -38,8 +39,10 @@ from eql_d2.engine.scaling import scale_to_processes
 from eql_d2.engine.unreadable_count import CountUnreadableImages
 from eql_d2.errors import UserError
 from eql_d2.evaluation import LVISEvaluator, OpenImagesEvaluator
+from eql_d2.evaluation.detection_evaluator import DetectionEvaluator
 from eql_d2.long_tail import CategoryCounts, read_count_file
 from eql_d2.modeling import LongTailRCNNWithTTA
+from eql_d2.modeling.roi_masks import keep_roi_masks
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +124,31 @@ class LongTailTrainer(DefaultTrainer):
         )
 
     @classmethod
+    def test(
+        cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None
+    ) -> OrderedDict[str, Any]:
+        """Detectron2's, with masks that this project's evaluators take as they leave the mask head.
+
+        If one evaluator is another, all get bitmaps in the pictures' size, as ever.
+
+        Args:
+            cfg: full config.
+            model: the trained model.
+            evaluators: one a test set; None builds them.
+
+        Returns:
+            On the first process the metrics; elsewhere an empty dict.
+        """
+        if evaluators is None:
+            try:
+                evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
+            except NotImplementedError:  # of a subclass; Detectron2 says what it means
+                return super().test(cfg, model)
+        if _take_roi_masks(evaluators):
+            model = keep_roi_masks(model)
+        return super().test(cfg, model, evaluators)
+
+    @classmethod
     def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> OrderedDict[str, Any]:
         """Evaluate with test-time augmentation (``TEST.AUG``); results go to ``OUTPUT_DIR/inference_TTA/DATASET``.
 
@@ -141,7 +169,8 @@ class LongTailTrainer(DefaultTrainer):
         evaluators = [
             cls.build_evaluator(cfg, name, f"{cfg.OUTPUT_DIR}/inference_TTA/{name}") for name in cfg.DATASETS.TEST
         ]
-        results = cls.test(cfg, LongTailRCNNWithTTA(cfg, model), evaluators)
+        augmented = LongTailRCNNWithTTA(cfg, model, roi_masks=_take_roi_masks(evaluators))
+        results = cls.test(cfg, augmented, evaluators)
         return OrderedDict((f"{key}_TTA", value) for key, value in results.items())
 
     @classmethod
@@ -247,6 +276,11 @@ class SeedEachStep(HookBase):
     def before_step(self) -> None:
         """Seed from the run's seed, the iteration and the process."""
         torch.manual_seed(derived_seed(self.trainer.seed, self.trainer.iter, comm.get_rank()))
+
+
+def _take_roi_masks(evaluators: Sequence[DatasetEvaluator] | DatasetEvaluator) -> bool:
+    of_sets = [evaluators] if isinstance(evaluators, DatasetEvaluator) else evaluators
+    return all(isinstance(evaluator, DetectionEvaluator) for evaluator in of_sets)
 
 
 def counts_of_groups(cfg: CfgNode, dataset_name: str) -> CategoryCounts | None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.structures import Instances
+from detectron2.structures import Instances, ROIMasks
 
 from eql_d2.errors import UserError
 
@@ -17,11 +17,12 @@ class DetectionEvaluator(DatasetEvaluator):
 
         Args:
             inputs: dataset dicts with ``image_id``.
-            outputs: dicts with ``instances``, in the size of the original images.
+            outputs: dicts with ``instances``, in the size of the original images; ``pred_masks`` may be bitmaps
+                (N, H, W), as models give them, or :class:`ROIMasks` (:mod:`eql_d2.modeling.roi_masks`).
 
         Raises:
-            UserError: an image is not in the annotation file or comes twice, a score or a box is not finite, or
-                the results cannot be written.
+            UserError: an image is not in the annotation file or comes twice, a score, box or mask is not finite,
+                or the results cannot be written.
         """
         for image, output in zip(inputs, outputs, strict=True):
             self._process_image(image["image_id"], output["instances"].to("cpu"))
@@ -36,10 +37,13 @@ def check_finite(image_id: int, instances: Instances) -> None:
 
     Args:
         image_id: for the message.
-        instances: with ``scores`` and ``pred_boxes``.
+        instances: with ``scores``, ``pred_boxes`` and, perhaps, ``pred_masks``.
 
     Raises:
-        UserError: a score or a box is not finite.
+        UserError: a score, a box or a RoI mask is not finite.
     """
     if not (torch.isfinite(instances.scores).all() and torch.isfinite(instances.pred_boxes.tensor).all()):
         raise UserError(f"The model's predictions for image id {image_id} hold a score or box that is not finite.")
+    masks = instances.pred_masks if instances.has("pred_masks") else None
+    if isinstance(masks, ROIMasks) and not torch.isfinite(masks.tensor).all():
+        raise UserError(f"The model's predictions for image id {image_id} hold a mask that is not finite.")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.data import Metadata, MetadataCatalog
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 
 from eql_d2.data.annotations.cache import open_annotations
@@ -17,6 +16,7 @@ from eql_d2.errors import UserError
 from eql_d2.evaluation.detection_evaluator import DetectionEvaluator, check_finite
 from eql_d2.evaluation.metrics.evaluation import LVIS_MAX_DETECTIONS, Evaluation, engine_by_name, write_class_ap
 from eql_d2.evaluation.metrics.ground_truth import GroundTruth
+from eql_d2.evaluation.results.mask_encoding import instances_to_results
 from eql_d2.evaluation.results.parts import ResultParts
 from eql_d2.long_tail import CategoryCounts
 
@@ -98,7 +98,7 @@ class LVISEvaluator(DetectionEvaluator):
             self._evaluation = self._start(self._tasks)
         # The sort is stable, so that detections of equal score keep the model's order.
         best = instances.scores.argsort(descending=True, stable=True)
-        results = instances_to_coco_json(instances[best if self._fixed_ap else best[: self._max_dets]], image_id)
+        results = instances_to_results(instances[best if self._fixed_ap else best[: self._max_dets]], image_id)
         for result in results:
             result["category_id"] = self._category_ids[result["category_id"]]
         if self._evaluation:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from eql_d2.errors import UserError
 from eql_d2.modeling.inference import select_detections
+from eql_d2.modeling.roi_masks import UnpastedMasks, as_roi_masks
 
 MERGE_SCORE_THRESH = 1e-8
 """Detectron2's threshold; what is merged has passed ``MODEL.ROI_HEADS.SCORE_THRESH_TEST`` before."""
@@ -29,16 +30,26 @@ class LongTailRCNNWithTTA(GeneralizedRCNNWithTTA):
     Args:
         cfg: full config; ``TEST.AUG`` says the sizes.
         model: a :class:`GeneralizedRCNN`, also inside PyTorch's wrapper for several processes.
+        roi_masks: leave ``pred_masks`` as the mean of the heads' masks, :class:`ROIMasks`, instead of bitmaps.
         kwargs: arguments of :class:`GeneralizedRCNNWithTTA`.
 
     Raises:
         UserError: the config does not go with augmentation.
     """
 
-    def __init__(self, cfg: CfgNode, model: nn.Module, **kwargs: Any) -> None:
+    def __init__(self, cfg: CfgNode, model: nn.Module, *, roi_masks: bool = False, **kwargs: Any) -> None:
         check_augmentation(cfg)
         super().__init__(cfg, model, **kwargs)
         self.training = self.model.training  # what Detectron2's evaluation puts back when it is done
+        self._keeps_roi_masks = roi_masks and cfg.MODEL.MASK_ON
+
+    def _inference_one_image(self, input: dict[str, Any]) -> dict[str, Instances]:
+        output = super()._inference_one_image(input)
+        return {"instances": as_roi_masks(output["instances"])} if self._keeps_roi_masks else output
+
+    def _reduce_pred_masks(self, outputs: list[Instances], tfms: list[TransformList]) -> Any:
+        masks = super()._reduce_pred_masks(outputs, tfms)
+        return UnpastedMasks(masks[:, 0]) if self._keeps_roi_masks else masks
 
     def _get_augmented_boxes(
         self, augmented_inputs: list[dict[str, Any]], tfms: list[TransformList]

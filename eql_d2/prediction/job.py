@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 from detectron2.structures import Instances
 from PIL import Image
+from pycocotools import mask as mask_util
 from tqdm import tqdm
 
 from eql_d2.drawing.contact_sheet import contact_sheet
@@ -113,17 +114,17 @@ class PredictionJob:
     def _predict_image(self, item: PredictionInput, on_sheet: bool) -> None:
         image = read_rgb(item.path)
         try:
-            instances = self._predictor(image)
+            instances = self._predictor(image, roi_masks=True)
         except UserError as error:
             raise UnreadableInput(f"Image {item.path} cannot be predicted on ({error})") from None
         picture = f"{PICTURES}/{item.name}.jpg"
         known = self._known_ids.get("/".join(item.path.parts[-2:]), self._known_ids.get(item.path.name))
-        self._record(instances, image, {"file_name": str(item.path), "picture": picture}, known)
+        masks = self._record(instances, image, {"file_name": str(item.path), "picture": picture}, known)
         colors = self._colors(InstanceColors(), instances)
-        _save(self._draw(image, instances, colors, scale_for(*image.shape[:2])), self._output / picture)
+        _save(self._draw(image, instances, masks, colors, scale_for(*image.shape[:2])), self._output / picture)
         if on_sheet:
             scale = TILE_SIDE / max(image.shape[:2])
-            self._tiles.append(self._draw(image, instances, colors, scale))
+            self._tiles.append(self._draw(image, instances, masks, colors, scale))
             self._tile_names.append(item.name + item.path.suffix)
 
     def _predict_video(self, item: PredictionInput, progress: tqdm) -> None:
@@ -135,30 +136,37 @@ class PredictionJob:
         (self._output / picture).parent.mkdir(parents=True, exist_ok=True)
         with VideoWriter(self._output / picture, video.frames_per_second) as writer:
             for number, frame in enumerate(video):
-                instances = self._predictor(frame)
-                self._record(instances, frame, {"file_name": str(item.path), "frame": number, "picture": picture})
+                instances = self._predictor(frame, roi_masks=True)
+                masks = self._record(
+                    instances, frame, {"file_name": str(item.path), "frame": number, "picture": picture}
+                )
                 colors = self._colors(memory, instances)
                 height, width = frame.shape[:2]
-                writer.write(self._draw(frame, instances, colors, scale_for(height, width, smallest=640)))
+                writer.write(self._draw(frame, instances, masks, colors, scale_for(height, width, smallest=640)))
                 progress.update()
 
-    def _record(self, instances: Instances, image: np.ndarray, entry: dict[str, Any], known: int | None = None) -> None:
-        """Keep an image's detections under an id."""
+    def _record(
+        self, instances: Instances, image: np.ndarray, entry: dict[str, Any], known: int | None = None
+    ) -> "Bitmaps | None":
+        """Keep an image's detections under an id; their masks, if there are any."""
         image_id = known
         if image_id is None:
             image_id = self._next_id
             self._next_id += 1
         self._images.append({"id": image_id, **entry, "height": image.shape[0], "width": image.shape[1]})
-        self._results += self._predictor.to_records(instances, image_id)
+        records = self._predictor.to_records(instances, image_id)
+        self._results += records
+        return Bitmaps([record["segmentation"] for record in records]) if instances.has("pred_masks") else None
 
     def _colors(self, memory: InstanceColors, instances: Instances) -> np.ndarray:
         margin = max(instances.image_size) / 20
         return memory.assign(instances.pred_boxes.tensor.numpy(), instances.pred_classes.numpy(), margin)
 
-    def _draw(self, image: np.ndarray, instances: Instances, colors: np.ndarray, scale: float) -> np.ndarray:
+    def _draw(
+        self, image: np.ndarray, instances: Instances, masks: "Bitmaps | None", colors: np.ndarray, scale: float
+    ) -> np.ndarray:
         names = [self._predictor.categories[index]["name"] for index in instances.pred_classes.tolist()]
         labels = [f"{name} {score:.0%}" for name, score in zip(names, instances.scores.tolist(), strict=True)]
-        masks = instances.pred_masks.numpy() if instances.has("pred_masks") else None
         return draw_instances(image, instances.pred_boxes.tensor.numpy(), labels, colors, masks, scale)
 
     def _write_files(self, with_sheet: bool) -> None:
@@ -173,6 +181,24 @@ class PredictionJob:
                 raise UserError(f"{self._output / name} cannot be written ({error.strerror}).") from None
         if with_sheet:
             _save(contact_sheet(self._tiles, self._tile_names, TILE_SIDE), self._output / SHEET)
+
+
+class Bitmaps(Sequence[np.ndarray]):
+    """Masks of which one at a time has the picture's size: each is decoded when it is looked at.
+
+    Args:
+        encodings: compressed run lengths.
+    """
+
+    def __init__(self, encodings: list[dict[str, Any]]) -> None:
+        self._encodings = encodings
+
+    def __len__(self) -> int:
+        return len(self._encodings)
+
+    def __getitem__(self, index: Any) -> Any:
+        """(H, W) uint8, 0 or 1."""
+        return mask_util.decode(self._encodings[index])
 
 
 def _save(picture: np.ndarray, path: Path) -> None:

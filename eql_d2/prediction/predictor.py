@@ -9,7 +9,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import build_augmentation
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from detectron2.utils.file_io import PathManager
 
@@ -21,6 +20,8 @@ from eql_d2.engine.description import class_records, read_description, register_
 from eql_d2.engine.setup import check_device, import_modules, load_config, parse_config
 from eql_d2.engine.trainer import LongTailTrainer
 from eql_d2.errors import UserError
+from eql_d2.evaluation.results.mask_encoding import instances_to_results
+from eql_d2.modeling.roi_masks import keep_roi_masks
 
 
 class Predictor:
@@ -74,6 +75,7 @@ class Predictor:
         self.categories = self._find_classes(description.get("classes"))
         self.cfg.freeze()
         self.model = LongTailTrainer.build_trained_model(self.cfg).eval()
+        self._model_with_roi_masks = keep_roi_masks(self.model)
         self._resize = T.AugmentationList(build_augmentation(self.cfg, is_train=False))
 
     def _find_classes(self, records: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -93,15 +95,17 @@ class Predictor:
         return records["categories"]
 
     @torch.no_grad()
-    def __call__(self, image: np.ndarray) -> Instances:
+    def __call__(self, image: np.ndarray, roi_masks: bool = False) -> Instances:
         """Detect objects.
 
         Args:
             image: (H, W, 3) uint8, RGB.
+            roi_masks: leave ``pred_masks`` as they come from the mask head, which is all that :meth:`to_records` needs.
 
         Returns:
             On the CPU, in the size of the image: ``pred_boxes``, ``scores``, ``pred_classes`` (0 … K-1) and,
-            from models with masks, ``pred_masks`` (N, H, W), best score first.
+            from models with masks, ``pred_masks`` (N, H, W) or :class:`ROIMasks`, best
+            score first.
 
         Raises:
             UserError: the image is so narrow that nothing is left of it after resizing.
@@ -113,7 +117,8 @@ class Predictor:
         except (ValueError, RuntimeError):  # from the library that resizes to a height or width of 0
             raise UserError(f"An image of {width} x {height} pixels is too narrow for the detector.") from None
         pixels = torch.as_tensor(np.ascontiguousarray(resize_input.image.transpose(2, 0, 1)))
-        return self.model([{"image": pixels, "height": height, "width": width}])[0]["instances"].to("cpu")
+        model = self._model_with_roi_masks if roi_masks else self.model
+        return model([{"image": pixels, "height": height, "width": width}])[0]["instances"].to("cpu")
 
     def to_records(self, instances: Instances, image_id: int) -> list[dict[str, Any]]:
         """Detections of an image as records of the LVIS result format, with the dataset's category ids.
@@ -126,7 +131,7 @@ class Predictor:
             Dicts with ``image_id``, ``category_id``, ``bbox`` (x, y, width, height in pixels), ``score`` and,
             from models with masks, ``segmentation`` (compressed run lengths).
         """
-        records = instances_to_coco_json(instances, image_id)
+        records = instances_to_results(instances, image_id)
         for record in records:
             record["category_id"] = self.categories[record["category_id"]]["id"]
         return records

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.layers import paste_masks_in_image
+from detectron2.structures import Instances, ROIMasks
 from pycocotools import mask as mask_util
 from torch import Tensor
 
@@ -21,6 +23,28 @@ from eql_d2.errors import UserError
 ROUNDING = 1e-6  # of an interpolated value, for each row of the RoI mask; float32's is 6e-7 at the most
 HOVERING = 1e-4  # from the threshold; each such pixel would have to be looked at by itself
 CHUNK = 1 << 18  # interpolated values at a time, so that they stay in the cache
+
+
+def instances_to_results(instances: Instances, image_id: int) -> list[dict[str, Any]]:
+    """Detectron2's ``instances_to_coco_json``, also of instances whose ``pred_masks`` are :class:`ROIMasks`.
+
+    Args:
+        instances: of one picture, in its size, on the CPU.
+        image_id: for the key of that name.
+
+    Returns:
+        Dicts with ``image_id``, ``category_id`` (0 ... K - 1), ``bbox`` (x, y, width, height in pixels), ``score`` and,
+        from models with masks, ``segmentation`` (compressed run lengths).
+    """
+    masks = instances.pred_masks if instances.has("pred_masks") else None
+    if not isinstance(masks, ROIMasks):
+        return instances_to_coco_json(instances, image_id)
+    others = {name: value for name, value in instances.get_fields().items() if name != "pred_masks"}
+    results = instances_to_coco_json(Instances(instances.image_size, **others), image_id)
+    encodings = encode_roi_masks(masks.tensor, instances.pred_boxes.tensor, *instances.image_size)
+    for result, encoding in zip(results, encodings, strict=True):
+        result["segmentation"] = encoding
+    return results
 
 
 def encode_roi_masks(
