@@ -73,7 +73,7 @@ class _FocalSum(torch.autograd.Function):
         ctx.gamma, ctx.alpha = gamma, alpha
         ctx.save_for_backward(logits, gt_classes)
         of_blocks = (_focal_terms(z, y, gamma, alpha).sum() for z, y in row_blocks(logits, gt_classes))
-        return functools.reduce(torch.add, of_blocks)
+        return functools.reduce(torch.add, of_blocks, logits.new_zeros(()))
 
     @staticmethod
     @torch.autograd.function.once_differentiable

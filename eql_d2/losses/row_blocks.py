@@ -56,7 +56,8 @@ class _SumOverRows(torch.autograd.Function):
     def forward(ctx: Any, function: Callable[..., Tensor], logits: Tensor, *per_row: Tensor) -> Tensor:
         ctx.function = function
         ctx.save_for_backward(logits, *per_row)
-        return functools.reduce(torch.add, (function(*block) for block in row_blocks(logits, *per_row)))
+        of_blocks = (function(*block) for block in row_blocks(logits, *per_row))
+        return functools.reduce(torch.add, of_blocks, logits.new_zeros(()))  # no rows: 0, not -0
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -177,7 +177,7 @@ def _moved(instances: Instances, size: tuple[int, int], offset: tuple[int, int],
         return instances
     here, there = _overlap(size, masks.shape[1:], offset)
     framed = masks.new_zeros(len(masks), *size)
-    framed[(slice(None), *here)] = masks[(slice(None), *there)]
+    framed[_ALL + here] = masks[_ALL + there]
     boxes = instances.gt_boxes.tensor + torch.tensor([offset[1], offset[0]] * 2)
     cut = _areas(framed) < _areas(masks)
     return _cut(instances, framed, boxes, cut, **rule)
@@ -234,9 +234,12 @@ def _painted(target: Tensor, source: Tensor, cover: Tensor, offset: tuple[int, i
     """The target's image (C, H, W) with the source's pixels under the cover (H, W)."""
     here, there = _overlap(target.shape[1:], source.shape[1:], offset)
     image = target.clone()
-    window = image[(slice(None), *here)]
-    window.copy_(torch.where(cover[here], source[(slice(None), *there)], window))
+    window = image[_ALL + here]
+    window.copy_(torch.where(cover[here], source[_ALL + there], window))
     return image
+
+
+_ALL = (slice(None),)  # of the first dimension
 
 
 def _overlap(
