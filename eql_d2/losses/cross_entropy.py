@@ -5,9 +5,9 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor
 
+from eql_d2.losses.activation import ActivatedLoss
 from eql_d2.losses.base import ClassificationLoss, at_least_float32
 from eql_d2.losses.row_blocks import sum_over_rows
-from eql_d2.losses.sigmoid import SigmoidLoss, weighted_sigmoid_sum
 
 
 class SoftmaxCrossEntropy(ClassificationLoss):
@@ -34,14 +34,18 @@ class SoftmaxCrossEntropy(ClassificationLoss):
         return at_least_float32(logits).softmax(dim=1)
 
 
-class SigmoidCrossEntropy(SigmoidLoss):
-    """Binary cross-entropy of K sigmoids, summed over classes and averaged over RoIs.
+class SigmoidCrossEntropy(ActivatedLoss):
+    """Binary cross-entropy of K sigmoids (or Gumbel activations), summed over classes and averaged over RoIs.
 
     A background RoI is a negative of every class.
 
     Args:
         num_classes: number K of foreground classes.
         has_background: False is image classification.
+        activation: "sigmoid" or "gumbel", see :class:`~eql_d2.losses.activation.ActivatedLoss`.
+
+    Raises:
+        ValueError: there is no such activation.
 
     Example:
         >>> loss = SigmoidCrossEntropy(num_classes=3)
@@ -49,10 +53,10 @@ class SigmoidCrossEntropy(SigmoidLoss):
         2.079...
     """
 
-    def __init__(self, num_classes: int, has_background: bool = True) -> None:
-        super().__init__(num_classes, has_background)
+    def __init__(self, num_classes: int, has_background: bool = True, activation: str = "sigmoid") -> None:
+        super().__init__(num_classes, activation, has_background)
 
     def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
         one = logits.new_ones(self.num_classes)
-        summed = weighted_sigmoid_sum(logits, gt_classes, one, lambda classes: one)
+        summed = self.weighted_sum(logits, gt_classes, one, lambda classes: one)
         return {"loss_cls": summed / max(len(gt_classes), 1)}

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
+from eql_d2.losses.activation import ActivatedLoss
 from eql_d2.losses.equalization import checked_image_frequencies, step_threshold
 from eql_d2.losses.row_blocks import row_blocks
-from eql_d2.losses.sigmoid import SigmoidLoss, weighted_sigmoid_sum
 
 
-class DropLoss(SigmoidLoss):
+class DropLoss(ActivatedLoss):
     """Sigmoid cross-entropy that at random drops background RoIs' negatives of tail classes.
 
     The weight of class j for RoI i, where T(f) = 1 if f < λ and y_ij = 1 if j is the RoI's class:
@@ -27,6 +27,8 @@ class DropLoss(SigmoidLoss):
         image_frequencies: (K,) share in [0, 1] of the training images that hold each class.
         lambda_: tail threshold in [0, 1] on the image frequency; rare + common is 0.00177 in LVIS v0.5, and in
             LVIS v1 0.0010062 by the authors' code.
+        activation: "sigmoid" or "gumbel", see :class:`~eql_d2.losses.activation.ActivatedLoss`; with "gumbel" it is
+            the best form of GOL (ECCV 2022), whose λ in LVIS v1 is 0.0011.
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
@@ -39,8 +41,10 @@ class DropLoss(SigmoidLoss):
 
     is_tail: Tensor
 
-    def __init__(self, num_classes: int, image_frequencies: Tensor, lambda_: float = 0.00177) -> None:
-        super().__init__(num_classes)
+    def __init__(
+        self, num_classes: int, image_frequencies: Tensor, lambda_: float = 0.00177, activation: str = "sigmoid"
+    ) -> None:
+        super().__init__(num_classes, activation)
         frequencies = checked_image_frequencies(image_frequencies, num_classes, lambda_)
         self.lambda_ = lambda_
         self.register_buffer("is_tail", step_threshold(frequencies, lambda_).bool(), persistent=False)
@@ -49,9 +53,9 @@ class DropLoss(SigmoidLoss):
         one = logits.new_ones(self.num_classes)
         if self.training:
             kept = self.choose_negatives(gt_classes)
-            summed = weighted_sigmoid_sum(logits, gt_classes, one, lambda classes, kept: kept.to(one.dtype), kept)
+            summed = self.weighted_sum(logits, gt_classes, one, lambda classes, kept: kept.to(one.dtype), kept)
         else:
-            summed = weighted_sigmoid_sum(logits, gt_classes, one, lambda classes: one)
+            summed = self.weighted_sum(logits, gt_classes, one, lambda classes: one)
         return {"loss_cls": summed / max(len(gt_classes), 1)}
 
     @torch.no_grad()

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from eql_d2.losses.activation import ActivatedLoss
 from eql_d2.losses.base import class_statistics
-from eql_d2.losses.sigmoid import SigmoidLoss, weighted_sigmoid_sum
 
 
-class EqualizationLoss(SigmoidLoss):
+class EqualizationLoss(ActivatedLoss):
     """Sigmoid cross-entropy that spares tail classes the negatives of other classes' foreground RoIs.
 
     The weight of class j for RoI i is ``1 - E(i) T(f_j) (1 - y_ij)`` (paper, equations 3 to 5), where E is 1
@@ -23,6 +23,7 @@ class EqualizationLoss(SigmoidLoss):
             makes no class a tail class.
         threshold: form of T, a key of :data:`THRESHOLD_FUNCTIONS`.
         exclude_background: False is the ablation with E = 1 everywhere (paper, table 4).
+        activation: "sigmoid" or "gumbel", see :class:`~eql_d2.losses.activation.ActivatedLoss`.
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
@@ -44,8 +45,9 @@ class EqualizationLoss(SigmoidLoss):
         lambda_: float = 0.00177,
         threshold: str = "step",
         exclude_background: bool = True,
+        activation: str = "sigmoid",
     ) -> None:
-        super().__init__(num_classes)
+        super().__init__(num_classes, activation)
         if threshold not in THRESHOLD_FUNCTIONS:
             raise ValueError(f"threshold is {threshold!r}; it must be one of {', '.join(THRESHOLD_FUNCTIONS)}.")
         frequencies = checked_image_frequencies(image_frequencies, num_classes, lambda_)
@@ -79,7 +81,7 @@ class EqualizationLoss(SigmoidLoss):
 
         verified = () if verified_classes is None else (verified_classes,)
         one = torch.ones_like(tail_weight)
-        summed = weighted_sigmoid_sum(logits, gt_classes, one, negative_weights, *verified)
+        summed = self.weighted_sum(logits, gt_classes, one, negative_weights, *verified)
         return {"loss_cls": summed / max(len(gt_classes), 1)}
 
     def extra_repr(self) -> str:

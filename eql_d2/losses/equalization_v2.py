@@ -6,10 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eql_d2.losses.base import at_least_float32
 from eql_d2.losses.distributed import sum_over_processes
 from eql_d2.losses.row_blocks import row_blocks
-from eql_d2.losses.sigmoid import SigmoidLoss, own_column, set_own_column, weighted_sigmoid_sum
+from eql_d2.losses.sigmoid import SigmoidLoss, gated_scores, own_column, set_own_column, weighted_sigmoid_sum
 from eql_d2.losses.stateful import StatefulLoss
 
 
@@ -98,9 +97,7 @@ class EqualizationLossV2(StatefulLoss, SigmoidLoss):
     def scores(self, logits: Tensor) -> Tensor:
         if not self.objectness:
             return super().scores(logits)
-        probabilities = at_least_float32(logits).sigmoid()
-        background = probabilities[:, -1:]
-        return torch.cat([probabilities[:, :-1] * (1 - background), background], dim=1)
+        return gated_scores(logits)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, alpha={self.alpha}, gamma={self.gamma}, mu={self.mu}"

@@ -9,17 +9,24 @@ import torch
 from torch import Tensor
 
 from eql_d2.long_tail import CategoryCounts
+from eql_d2.losses.adaptive_class_suppression import AdaptiveClassSuppressionLoss
 from eql_d2.losses.balanced_group_softmax import BalancedGroupSoftmax
+from eql_d2.losses.balanced_sigmoid import BalancedSigmoidLoss
 from eql_d2.losses.base import ClassificationLoss, class_statistics
 from eql_d2.losses.cross_entropy import SigmoidCrossEntropy, SoftmaxCrossEntropy
 from eql_d2.losses.drop_loss import DropLoss
+from eql_d2.losses.effective_class_margin import EffectiveClassMarginLoss
 from eql_d2.losses.equalization import EqualizationLoss
 from eql_d2.losses.equalization_v2 import EqualizationLossV2
-from eql_d2.losses.federated import FederatedLoss
+from eql_d2.losses.equalized_focal import EqualizedFocalLoss, EqualizedQualityFocalLoss
+from eql_d2.losses.equilibrium import EquilibriumLoss
+from eql_d2.losses.federated import FederatedLoss, FederatedSoftmaxLoss
 from eql_d2.losses.focal import FocalLoss
+from eql_d2.losses.foreground_balance import ForegroundBalanceLoss
+from eql_d2.losses.gumbel import GumbelCrossEntropy
 from eql_d2.losses.ldam import LDAMLoss
 from eql_d2.losses.logit_adjustment import BalancedSoftmaxLoss, LogitAdjustmentLoss
-from eql_d2.losses.reweighting import ClassBalancedLoss, InverseFrequencyLoss
+from eql_d2.losses.reweighting import ClassBalancedLoss, GroupReweightedCrossEntropy, InverseFrequencyLoss
 from eql_d2.losses.seesaw import SeesawLoss
 from eql_d2.losses.softmax_equalization import SoftmaxEqualizationLoss
 
@@ -202,6 +209,16 @@ register_method("drop_loss", "DropLoss", "DropLossPredictor")(DropLoss)
 register_method("logit_adjustment", "Logit adjustment", "LogitAdjustmentPredictor")(LogitAdjustmentLoss)
 register_method("balanced_softmax", "Balanced softmax", "BalancedSoftmaxPredictor")(BalancedSoftmaxLoss)
 register_method("ldam", "LDAM")(LDAMLoss)
+register_method("balanced_sigmoid", "Balanced softmax, sigmoid form", "BalancedSigmoidPredictor")(BalancedSigmoidLoss)
+register_method("ecm", "Effective Class-Margin loss", "ECMPredictor")(EffectiveClassMarginLoss)
+register_method("gumbel", "Gumbel cross-entropy", "GumbelPredictor")(GumbelCrossEntropy)
+register_method("ebl", "Equilibrium loss", "EBLPredictor")(EquilibriumLoss)
+register_method("fcbl", "Foreground classification balance loss", "FCBLPredictor")(ForegroundBalanceLoss)
+register_method("acsl", "Adaptive Class Suppression Loss", "ACSLPredictor")(AdaptiveClassSuppressionLoss)
+register_method("grw", "Generalized re-weighting", "GRWPredictor")(GroupReweightedCrossEntropy)
+register_method("federated_softmax", "Federated softmax", "FederatedSoftmaxPredictor")(FederatedSoftmaxLoss)
+register_method("efl", "Equalized Focal Loss", "EFLPredictor")(EqualizedFocalLoss)
+register_method("eqfl", "Equalized Quality Focal Loss", "EQFLPredictor")(EqualizedQualityFocalLoss)
 
 CLASSIFICATION_LOSSES: dict[str, type[ClassificationLoss]] = {
     method.name: method.loss_class for method in METHODS.values() if method.classifies

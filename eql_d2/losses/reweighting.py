@@ -1,7 +1,8 @@
-"""Softmax cross-entropy with a weight for each class: by effective numbers, and by inverse frequency."""
+"""Softmax cross-entropy with a weight for each class: by effective numbers, by inverse frequency, and DisAlign's."""
 
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -144,6 +145,47 @@ class InverseFrequencyLoss(ReweightedSoftmaxCrossEntropy):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, power={self.power}"
+
+
+class GroupReweightedCrossEntropy(SoftmaxCrossEntropy):
+    """DisAlign's generalized re-weighting (GRW): Zhang et al., CVPR 2021, arXiv 2103.16370.
+
+    Softmax cross-entropy over K + 1 logits in which class c weighs n_c^-ρ, divided by the mean of these weights over
+    the classes, and background 1. The sum is divided by the sum of the RoIs' weights, as in the first code, and not by
+    their number. A class without instances weighs as one with a single instance and has no part in the mean.
+
+    Args:
+        num_classes: number K of foreground classes.
+        instance_counts: (K,) number of training instances of each class, at least 0.
+        rho: ρ, at least 0; 0 is plain softmax cross-entropy.
+        has_background: False is image classification, with K logits.
+
+    Raises:
+        ValueError: an argument is out of its range; the sentence names it.
+    """
+
+    class_weights: Tensor
+
+    def __init__(
+        self, num_classes: int, instance_counts: Tensor, rho: float = 0.8, has_background: bool = True
+    ) -> None:
+        super().__init__(num_classes, has_background)
+        if rho < 0:
+            raise ValueError(f"rho is {rho}; it must not be negative.")
+        self.rho = rho
+        counts = class_statistics("instance_counts", instance_counts, num_classes)
+        raw = counts.clamp(min=1) ** -rho
+        mean = raw[counts > 0].mean() if bool((counts > 0).any()) else raw.mean()
+        weights = F.pad(raw / mean, (0, int(has_background)), value=1.0)
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
+        weights = self.class_weights.to(logits.dtype)
+        summed = sum_over_rows(partial(F.cross_entropy, weight=weights, reduction="sum"), logits, gt_classes)
+        return {"loss_cls": summed / weights[gt_classes].sum().clamp(min=torch.finfo(logits.dtype).tiny)}
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, rho={self.rho}"
 
 
 def inverse_effective_numbers(counts: Tensor, beta: float) -> Tensor:

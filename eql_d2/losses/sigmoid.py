@@ -39,6 +39,13 @@ class SigmoidLoss(ClassificationLoss):
         return torch.full((self.num_logits,), prior_bias(prior_prob))
 
 
+def gated_scores(logits: Tensor) -> Tensor:
+    """Scores of K + 1 sigmoids whose last, background, damps the classes: σ(z_c) (1 - σ(z_K)), and σ(z_K) last."""
+    probabilities = at_least_float32(logits).sigmoid()
+    background = probabilities[:, -1:]
+    return torch.cat([probabilities[:, :-1] * (1 - background), background], dim=1)
+
+
 def weighted_sigmoid_sum(
     logits: Tensor,
     gt_classes: Tensor,

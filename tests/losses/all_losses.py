@@ -23,6 +23,9 @@ OPTIONS: dict[str, dict] = {
     "seql": {"lambda_": 0.0015},
     "bags": {"others_ratio": 1.0},
     "federated": {"fed_loss_num_classes": 4},
+    "federated_softmax": {"num_sampled": 4},
+    "acsl": {"common_share": 0.5, "rare_share": 0.25},
+    "gumbel": {"max_loss": 1e6},
 }
 # Further forms of a method, by its name and a suffix.
 VARIANTS: dict[str, dict] = {
@@ -32,6 +35,11 @@ VARIANTS: dict[str, dict] = {
     "seesaw_without_objectness": {"q": 0, "objectness": False},
     "focal_steep": {"gamma": 0.5, "alpha": 0.6},
     "inverse_frequency_sqrt": {"power": 0.5},
+    "sigmoid_gumbel": {"activation": "gumbel"},
+    "eql_gumbel": {"activation": "gumbel"},
+    "drop_loss_gumbel": {"activation": "gumbel"},
+    "fcbl_without_reweight": {"reweight": False},
+    "efl_without_alpha": {"alpha": -1.0, "gamma": 1.0},
     "logit_adjustment_post_hoc": {"tau": 0.7, "post_hoc": True},
 }
 OF_IMAGES = "_of_images"
@@ -41,9 +49,13 @@ WITHOUT_CHANCE: dict[str, dict] = {
     "bags": {"others_ratio": 1000},
     "drop_loss": {"lambda_": 0.9},  # foreground's alone are dropped
     "federated": {"fed_loss_num_classes": K + 1},
+    "federated_softmax": {"num_sampled": K + 1},
+    "acsl": {"common_share": 1.0, "rare_share": 1.0},
 }
 # Losses whose factors depend on the logits but are constants to the gradient.
-WITH_CONSTANT_FACTORS = ("seesaw", "seesaw_of_images")
+WITH_CONSTANT_FACTORS = ("seesaw", "seesaw_of_images", "ebl")
+# Losses that leave out a part of background's negatives, or whose gradient ends at a clamp.
+SPARING_BACKGROUND = ("acsl", "gumbel", "sigmoid_gumbel", "eql_gumbel", "drop_loss_gumbel")
 
 
 def method_of(name: str) -> str:
