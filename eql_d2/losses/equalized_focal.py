@@ -127,7 +127,7 @@ class EqualizedQualityFocalLoss(EqualizedFocalLoss):
         if gamma < 1:
             raise ValueError(f"gamma is {gamma}; it must be at least 1.")
 
-    def compute(  # type: ignore[override]
+    def compute(
         self,
         logits: Tensor,
         gt_classes: Tensor,

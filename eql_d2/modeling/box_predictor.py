@@ -1,6 +1,5 @@
 """The box predictor that any classification loss plugs into, and the registry of its methods."""
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from eql_d2.modeling.calibration import Calibration
 from eql_d2.modeling.gradient_sums import GradientSums
 from eql_d2.modeling.inference import fast_rcnn_inference
 from eql_d2.modeling.loss_config import loss_of_config
+from eql_d2.modeling.loss_labels import asks_for, mean_number_of_positives, number_objects, overlap_of_predictions
 from eql_d2.modeling.normed_layers import NormedLinear, ScaledLinear
 
 BOX_PREDICTOR_REGISTRY = Registry("BOX_PREDICTOR")
@@ -80,7 +80,7 @@ class LongTailPredictor(FastRCNNOutputLayers):
                 f"The box predictor's num_classes is {self.num_classes}, but its {type(loss).__name__} is made for "
                 f"{loss.num_classes} classes; give both the same number."
             )
-        if image_level_labels and "verified_classes" not in inspect.signature(loss.compute).parameters:
+        if image_level_labels and not asks_for(loss, "verified_classes"):
             raise UserError(
                 f"MODEL.LONG_TAIL.IMAGE_LEVEL_LABELS is True, but {type(loss).__name__} has no use for them; set it to "
                 "False, or MODEL.ROI_BOX_HEAD.PREDICTOR to EQLPredictor."
@@ -121,7 +121,17 @@ class LongTailPredictor(FastRCNNOutputLayers):
         proposal_boxes = cat([p.proposal_boxes.tensor for p in proposals])
         # An image without ground truth has background proposals only, whose boxes are never regressed.
         gt_boxes = cat([(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals])
-        labels = {"verified_classes": self.verified_classes(proposals)} if self.image_level_labels else {}
+        labels: dict[str, Tensor] = {}
+        if self.image_level_labels:
+            labels["verified_classes"] = self.verified_classes(proposals)
+        if asks_for(self.loss, "gt_instances"):
+            labels["gt_instances"] = number_objects(proposals, self.num_classes)
+        if asks_for(self.loss, "normalizer"):
+            labels["normalizer"] = mean_number_of_positives(gt_classes, self.num_classes)
+        if asks_for(self.loss, "quality"):
+            labels["quality"] = overlap_of_predictions(
+                deltas, proposal_boxes, gt_boxes, gt_classes, self.box2box_transform, self.num_classes
+            )
         losses = self.loss(logits, gt_classes, **labels)
         if self.gradient_sums is not None and logits.requires_grad:
             self.gradient_sums.watch(logits, gt_classes)

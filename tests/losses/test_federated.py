@@ -5,8 +5,9 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from eql_d2.losses import FederatedLoss, SigmoidCrossEntropy
+from eql_d2.losses import FederatedLoss, FederatedSoftmaxLoss, SigmoidCrossEntropy
 
 FREQUENCIES = [0.5, 0.2, 0.01, 0.0001, 0.04, 0.09, 0.0]
 K = len(FREQUENCIES)
@@ -133,3 +134,42 @@ def test_counts_and_frequencies_draw_the_same():
 def test_bad_arguments_are_named(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         FederatedLoss(K, **{"image_frequencies": FREQUENCIES, **arguments})
+
+
+def federated_softmax_by_loop(logits, gt_classes, in_use):
+    """Cross-entropies whose denominators run over the classes in use and background."""
+    total = 0.0
+    for row, y in zip(logits.tolist(), gt_classes.tolist(), strict=True):
+        denominator = sum(math.exp(z) for j, z in enumerate(row) if j == K or in_use[j])
+        total -= math.log(math.exp(row[y]) / denominator)
+    return total / len(logits)
+
+
+@pytest.mark.parametrize("number", [1, 4, 6])
+def test_the_softmax_equals_the_loop(batch, number):
+    loss = FederatedSoftmaxLoss(K, [f * 10_000 for f in FREQUENCIES], number)
+    logits = torch.cat([batch[0], batch[0][:, :1]], dim=1).requires_grad_()
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        in_use = loss.choose_classes(batch[1])
+        torch.manual_seed(7)
+        value = loss(logits, batch[1])["loss_cls"]
+    assert in_use.sum() == max(2, number - 1)
+    assert value.item() == pytest.approx(federated_softmax_by_loop(logits, batch[1], in_use.tolist()), rel=1e-12)
+    value.backward()
+    assert logits.grad.abs().sum(dim=0).bool().tolist() == [*in_use.tolist(), True]
+
+
+def test_the_softmax_with_all_classes_is_cross_entropy(batch):
+    logits = torch.cat([batch[0], batch[0][:, :1]], dim=1)
+    plain = F.cross_entropy(logits, batch[1])
+    counts = [1] * K
+    torch.testing.assert_close(FederatedSoftmaxLoss(K, counts, K + 1)(logits, batch[1])["loss_cls"], plain)
+    torch.testing.assert_close(FederatedSoftmaxLoss(K, counts, 1).eval()(logits, batch[1])["loss_cls"], plain)
+
+
+def test_the_softmax_names_bad_arguments():
+    with pytest.raises(ValueError, match="num_sampled is 0; it must be at least 1"):
+        FederatedSoftmaxLoss(2, [1, 2], 0)
+    with pytest.raises(ValueError, match="power is -1; it must not be negative"):
+        FederatedSoftmaxLoss(2, [1, 2], power=-1)
