@@ -32,6 +32,11 @@ class AdaptiveClassSuppressionLoss(SigmoidLoss):
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
+
+    Example:
+        >>> loss = AdaptiveClassSuppressionLoss(num_classes=3, image_counts=[5, 50, 500])
+        >>> loss(torch.zeros(1, 4), torch.tensor([0]))["loss_cls"].item()  # the own class alone: no other scores 0.7
+        0.693...
     """
 
     is_rare: Tensor

@@ -27,6 +27,11 @@ class BalancedSigmoidLoss(SigmoidLoss):
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
+
+    Example:
+        >>> loss = BalancedSigmoidLoss(num_classes=2, image_frequencies=[0.5, 0.1])
+        >>> loss.shifts.tolist()  # log odds: 1 to 1, and 1 to 9
+        [0.0, -2.197...]
     """
 
     shifts: Tensor

@@ -29,6 +29,11 @@ class EffectiveClassMarginLoss(SigmoidLoss):
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
+
+    Example:
+        >>> loss = EffectiveClassMarginLoss(num_classes=2, instance_counts=[1, 1], background_ratio=1.0)
+        >>> loss.margins.tolist()  # a quarter of the log odds: 1 to 3, 1 to 3, and 2 to 2 of background
+        [-0.274..., -0.274..., -0.0]
     """
 
     margins: Tensor

@@ -95,6 +95,11 @@ class FederatedSoftmaxLoss(SoftmaxCrossEntropy):
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
+
+    Example:
+        >>> loss = FederatedSoftmaxLoss(num_classes=9, image_counts=[1] * 9, num_sampled=3)
+        >>> loss(torch.zeros(1, 10), torch.tensor([0]))["loss_cls"].item()  # three of the classes and background: log 4
+        1.386...
     """
 
     sampling_weights: Tensor

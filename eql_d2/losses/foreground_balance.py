@@ -32,6 +32,13 @@ class ForegroundBalanceLoss(StatefulLoss, SigmoidLoss):
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
+
+    Example:
+        >>> loss = ForegroundBalanceLoss(num_classes=2)
+        >>> loss(torch.zeros(1, 3), torch.tensor([0]))["loss_cls"].item()  # at first plain: 3 log 2
+        2.079...
+        >>> loss.confusion.tolist()
+        [[0.5, 0.5], [0.0, 0.0]]
     """
 
     confusion: Tensor

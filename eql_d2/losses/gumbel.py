@@ -21,6 +21,11 @@ class GumbelCrossEntropy(ActivatedLoss):
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
+
+    Example:
+        >>> loss = GumbelCrossEntropy(num_classes=2)
+        >>> loss.scores(torch.zeros(1, 3)).tolist()  # 1 / e
+        [[0.367..., 0.367..., 0.367...]]
     """
 
     def __init__(self, num_classes: int, max_loss: float = 20.0) -> None:

@@ -162,6 +162,11 @@ class GroupReweightedCrossEntropy(SoftmaxCrossEntropy):
 
     Raises:
         ValueError: an argument is out of its range; the sentence names it.
+
+    Example:
+        >>> loss = GroupReweightedCrossEntropy(num_classes=2, instance_counts=[1, 3], rho=1.0)
+        >>> loss.class_weights.tolist()  # inverse to the counts, of mean 1; background 1
+        [1.5, 0.5, 1.0]
     """
 
     class_weights: Tensor
