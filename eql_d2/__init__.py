@@ -1,15 +1,20 @@
-"""Long-tailed object detection and instance segmentation on Detectron2."""
+"""Long-tailed object detection and instance segmentation on Detectron2.
 
-import warnings
+Importing it makes its names known to Detectron2's registries and catalogs, and changes nothing else. Where Detectron2
+is not installed, :mod:`eql_d2.losses` and :mod:`eql_d2.long_tail` work all the same.
+"""
+
+import importlib.util
+
+from eql_d2.known_warnings import without_known_warnings
 
 __version__ = "0.1.0"
+__all__: list[str] = []
 
-# Detectron2 and fvcore use what newer PyTorch deprecates; a user of this project cannot act on it.
-for _message in (
-    ".*torch.jit.script",
-    "torch.meshgrid",
-    ".*broadcast_buffers",
-    ".*given NumPy array is not writable",
-    "TypedStorage is deprecated",
-):
-    warnings.filterwarnings("ignore", message=_message)
+if importlib.util.find_spec("detectron2") is not None:
+    with without_known_warnings():  # of what is imported here for the first time
+        import eql_d2.classification.classifier
+        import eql_d2.modeling  # noqa: F401
+        from eql_d2.config import add_eql_d2_config, get_eql_d2_config
+
+    __all__ += ["add_eql_d2_config", "get_eql_d2_config"]

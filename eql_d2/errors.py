@@ -1,5 +1,8 @@
 """The one exception type for mistakes that a user can mend."""
 
+import importlib
+from types import ModuleType
+
 
 class UserError(Exception):
     """A mistake in the input, told in one sentence that names what is wrong and the way out.
@@ -14,3 +17,27 @@ class UserError(Exception):
     def __init__(self, message: str) -> None:
         sentence = str(message).rsplit(f"{type(self).__name__}: ", 1)[-1]
         super().__init__(" ".join(line.strip() for line in sentence.splitlines()).strip())
+
+
+def import_extra(module: str, extra: str, purpose: str) -> ModuleType:
+    """Import what only some users need.
+
+    Args:
+        module: name of the module.
+        extra: the extra of this package that brings it.
+        purpose: what it is needed for; the sentence begins with it.
+
+    Raises:
+        UserError: it is not installed; the sentence has the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.partition(".")[0] != module.partition(".")[0]:
+            raise
+        raise missing_extra(module, extra, purpose) from None
+
+
+def missing_extra(module: str, extra: str, purpose: str) -> UserError:
+    """The error of :func:`import_extra`."""
+    return UserError(f"{purpose} needs {module.replace('_', '-')}; install it: pip install 'eql_d2[{extra}]'")

@@ -23,6 +23,7 @@ import eql_d2.modeling  # noqa: F401  (registers the ROI heads)
 from eql_d2.conversion import SOURCES, Conversion, check_output, convert, prove, save
 from eql_d2.engine import load_config
 from eql_d2.errors import UserError
+from eql_d2.known_warnings import silence_known_warnings
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -63,6 +64,7 @@ def report(conversion: Conversion, differences: dict[str, float]) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Convert, prove, write, report."""
     args = parse_args(argv)
+    silence_known_warnings()
     logging.getLogger("fvcore").setLevel(logging.ERROR)
     try:
         check_output(args.output)

@@ -76,6 +76,17 @@ def modulated_deform_conv(
     return deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
 """
 
+LVIS_WITH_FLOAT = """    from types import SimpleNamespace
+
+    import lvis.eval
+    import numpy as np
+    from lvis import LVISEval, LVISResults
+
+    lvis.eval.np = SimpleNamespace(**{**vars(np), "float": float})
+"""
+
+SCALE_GRADIENT = "box_features = _ScaleGradient.apply(box_features, 1.0 / self.num_cascade_stages)\n"
+
 FALL_BACK = """        if use_fast_impl:
             self._logger.warning(
                 "The fast COCO evaluation is not compiled; using pycocotools instead "
@@ -112,6 +123,21 @@ EDITS = [
     Edit("detectron2/structures/masks.py", 1, "dtype=np.bool)", "dtype=bool)", ALIAS),
     Edit("detectron2/utils/video_visualizer.py", 1, "dtype=np.bool)", "dtype=bool)", ALIAS),
     Edit("detectron2/utils/visualizer.py", 3, ".astype(np.bool)", ".astype(bool)", ALIAS),
+    Edit(
+        "detectron2/evaluation/lvis_evaluation.py",
+        1,
+        "    from lvis import LVISEval, LVISResults\n",
+        LVIS_WITH_FLOAT,
+        "the package lvis uses np.float, one of NumPy's former aliases; its own copy of the namespace still has it",
+    ),
+    # --- Python
+    Edit(
+        "detectron2/data/common.py",
+        1,
+        "self._rng.sample(self._fallback_candidates, k=1)[0]",
+        "self._rng.sample(list(self._fallback_candidates), k=1)[0]",
+        "Python 3.11 no longer samples from a set",
+    ),
     # --- setuptools
     Edit(
         "detectron2/model_zoo/model_zoo.py",
@@ -159,6 +185,13 @@ EDITS = [
         "from .api import *\n",
         "try:\n    from .api import *\nexcept ImportError:  # needs caffe2 and onnx\n    pass\n",
         "torch no longer brings caffe2; tracing, which FLOP counts use too, works without it",
+    ),
+    Edit(
+        "detectron2/modeling/roi_heads/cascade_rcnn.py",
+        1,
+        "        " + SCALE_GRADIENT,
+        "        if self.training:\n            " + SCALE_GRADIENT,
+        "torch does not trace a Python function of gradients; the main branch has the same",
     ),
     # --- no compiled extension
     Edit("detectron2/layers/deform_conv.py", 1, IMPORT_C, IMPORT_STAND_IN, NO_C),

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from eql_d2.data.annotations.lvis_format import image_ids_by_path
 from eql_d2.errors import UserError
+from eql_d2.known_warnings import silence_known_warnings
 from eql_d2.prediction.inputs import IMAGE_SUFFIXES, VIDEO_SUFFIXES, find_inputs
 from eql_d2.prediction.job import PredictionJob, prepare_output
 from eql_d2.prediction.predictor import Predictor
@@ -49,6 +50,7 @@ def main() -> int:
     parser.add_argument("--config-file", default="", help="config of the training, if the checkpoint has none")
     parser.usage = f"{parser.format_usage().removeprefix('usage: ').rstrip()} [KEY VALUE ...]"
     arguments = parser.parse_intermixed_args()
+    silence_known_warnings()
     paths, overrides = split_overrides(arguments.inputs)
     inputs = find_inputs(paths, arguments.output)
     known_ids = image_ids_by_path(arguments.annotations) if arguments.annotations else {}

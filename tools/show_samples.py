@@ -16,13 +16,14 @@ from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from eql_d2.data.checks.before_start import check_dataset
-from eql_d2.data.registration import register_custom_datasets, set_class_metadata
+from eql_d2.data.registration import register_datasets, set_class_metadata
 from eql_d2.data.training.loader import build_train_loader
 from eql_d2.drawing.training_sheet import samples_sheet
 from eql_d2.engine import load_config
 from eql_d2.engine.auto_values import resolve_auto_values
 from eql_d2.engine.setup import import_modules
 from eql_d2.errors import UserError
+from eql_d2.known_warnings import silence_known_warnings
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -34,11 +35,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--side", type=int, default=400, help="longer side of each in pixels (default: 400)")
     parser.add_argument("overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to change")
     args = parser.parse_args(arguments)
+    silence_known_warnings()
     if min(args.images, args.side) < 1:
         raise UserError(f"--images is {args.images} and --side {args.side}; both must be at least 1.")
     cfg = load_config(args.config_file, args.overrides)
     import_modules(cfg.ENGINE.IMPORT)
-    register_custom_datasets(cfg)
+    register_datasets(cfg)
     resolve_auto_values(cfg)
     if not cfg.DATASETS.TRAIN:
         raise UserError("DATASETS.TRAIN is empty; name a dataset to draw from.")

@@ -29,7 +29,7 @@ from eql_d2.conversion.settings import (
     needed_settings,
 )
 from eql_d2.conversion.source_file import SourceFile, read_source_file
-from eql_d2.data.registration import register_custom_datasets
+from eql_d2.data.registration import register_datasets
 from eql_d2.engine.auto_values import resolve_auto_values
 from eql_d2.engine.description import describe_run
 from eql_d2.errors import UserError
@@ -74,7 +74,7 @@ def convert(source_name: str, weights: str | Path, cfg: CfgNode) -> tuple[Conver
     source = SOURCES[source_name]
     file = read_source_file(weights)
     _check_source(source, file)
-    register_custom_datasets(cfg)
+    register_datasets(cfg)
     resolve_auto_values(cfg)
     if not source.backbone_only:
         check_method(cfg, source, file)

@@ -10,15 +10,15 @@ from detectron2.data import MetadataCatalog
 from eql_d2.data.annotations.cache import PackedAnnotations, open_annotations
 from eql_d2.data.annotations.lvis_format import chosen_categories
 from eql_d2.errors import UserError
-from eql_d2.long_tail import CategoryCounts, read_count_file
+from eql_d2.long_tail import LVIS_COUNT_FILES, LVIS_DATASETS, CategoryCounts, read_count_file
 
 
 def category_counts(cfg: CfgNode, check_classes: bool = True) -> CategoryCounts:
     """The category counts of a config's training data.
 
     Sources, in this order: the file ``MODEL.LONG_TAIL.CATEGORY_COUNTS``; the dataset's metadata, which has
-    ``category_counts`` or the name of a ``category_counts_file``; the annotation files of ``DATASETS.TRAIN``,
-    counted once.
+    ``category_counts`` or the name of a ``category_counts_file``; this package's counts of LVIS; the annotation files
+    of ``DATASETS.TRAIN``, counted once.
 
     Args:
         cfg: full config.
@@ -73,14 +73,26 @@ def dataset_counts(dataset_names: tuple[str, ...]) -> CategoryCounts:
     )
 
 
+def official_counts_file(dataset_name: str) -> str | None:
+    """The file of counts that a dataset comes with, as LVIS's do under Detectron2's names; None without one."""
+    metadata = MetadataCatalog.get(dataset_name)
+    if metadata.get("category_counts_file"):
+        return metadata.category_counts_file
+    # A dataset of the user's own under LVIS's name has "federated", as all that this project registers.
+    if dataset_name in LVIS_DATASETS and metadata.get("federated") is None:
+        return str(LVIS_COUNT_FILES[LVIS_DATASETS[dataset_name]])
+    return None
+
+
 def _counts_of_one(dataset_name: str) -> CategoryCounts:
     if dataset_name not in MetadataCatalog.list():
         raise UserError(f"Dataset {dataset_name!r} is not registered; describe it under DATASETS.CUSTOM.")
     metadata = MetadataCatalog.get(dataset_name)
     if metadata.get("category_counts"):
         return metadata.category_counts
-    if metadata.get("category_counts_file"):
-        return read_count_file(metadata.category_counts_file)
+    official = official_counts_file(dataset_name)
+    if official:
+        return read_count_file(official)
     if metadata.get("count_classes"):
         return metadata.count_classes()
     if metadata.get("prepare"):

@@ -25,26 +25,10 @@ from eql_d2.data.open_images import (
 from eql_d2.data.open_images.source import FILE_KEYS
 from eql_d2.data.training.ignore_regions import WithIgnoreRegions, with_ignore_regions
 from eql_d2.errors import UserError
-from eql_d2.long_tail import LVIS_COUNT_FILES
+from eql_d2.long_tail import LVIS_COUNT_FILES, LVIS_DATASETS
 
 # By which rules a dataset of this project is evaluated: LVISEvaluator or OpenImagesEvaluator.
 EVALUATORS = ("lvis", "openimages")
-
-LVIS_SPLITS = {
-    "lvis_v1": {
-        "train": "lvis_v1_train",
-        "val": "lvis_v1_val",
-        "test_dev": "lvis_v1_image_info_test_dev",
-        "test_challenge": "lvis_v1_image_info_test_challenge",
-    },
-    "lvis_v0.5": {
-        "train": "lvis_v0.5_train",
-        "val": "lvis_v0.5_val",
-        "val_rand_100": "lvis_v0.5_val_rand_100",
-        "test": "lvis_v0.5_image_info_test",
-    },
-}
-
 
 # Keys of an entry of DATASETS.CUSTOM_FILE that are paths, relative to the file.
 PATH_KEYS = ("annotations", "images", "ignore_regions", *FILE_KEYS)
@@ -156,9 +140,12 @@ def set_class_metadata(name: str) -> None:
             "or describe your own under DATASETS.CUSTOM."
         )
     metadata = MetadataCatalog.get(name)
-    if metadata.get("evaluator_type") in EVALUATORS and not metadata.get("thing_classes"):
+    if metadata.get("evaluator_type") not in EVALUATORS:
+        return
+    if not (metadata.get("thing_classes") and metadata.get("thing_dataset_id_to_contiguous_id")):
         counts = dataset_counts((name,))
-        metadata.thing_classes = list(counts.names)
+        # Detectron2 says LVIS's classes, by a synonym for one of them, but not their ids.
+        metadata.thing_classes = metadata.get("thing_classes") or list(counts.names)
         metadata.thing_dataset_id_to_contiguous_id = {c: i for i, c in enumerate(counts.category_ids)}
 
 
@@ -168,16 +155,8 @@ def project_datasets() -> list[str]:
 
 
 def register_builtin_datasets() -> None:
-    """Register LVIS v0.5 and v1.0 in place of Detectron2's own entries, Open Images, and the presets of EmojiLVIS."""
+    """Register Open Images and the presets of EmojiLVIS. LVIS is registered by Detectron2; see :func:`load_dataset`."""
     root = datasets_root()
-    for version, splits in LVIS_SPLITS.items():
-        for split, file_stem in splits.items():
-            register_lvis_format(
-                f"{version}_{split}",
-                root / "lvis" / f"{file_stem}.json",
-                root / "coco",
-                category_counts_file=str(LVIS_COUNT_FILES[version]),
-            )
     for split in CHALLENGE_2019:
         source = challenge_2019_source(root / "openimages" / "challenge2019", split)
         register_open_images(f"openimages_challenge2019_{split}", source)
@@ -190,6 +169,47 @@ def register_builtin_datasets() -> None:
                 folder,
                 prepare=partial(generate_emoji_lvis, spec, root / "emoji_lvis"),
             )
+
+
+def register_lvis_datasets() -> None:
+    """Register LVIS v0.5 and v1.0 in place of Detectron2's own entries, read without the package ``lvis``.
+
+    The tools do so; importing this module does not. What else is known of a dataset stays, as ``class_image_count``.
+    """
+    for name, version in LVIS_DATASETS.items():
+        metadata = MetadataCatalog.get(name)
+        if metadata.get("federated") is not None:  # this was here before, or it is the user's own
+            continue
+        kept = {key: value for key, value in metadata.as_dict().items() if key == "class_image_count"}
+        register_lvis_format(
+            name,
+            metadata.json_file,
+            metadata.image_root,
+            category_counts_file=str(LVIS_COUNT_FILES[version]),
+            **kept,
+        )
+
+
+def load_dataset(name: str) -> Any:
+    """The samples of a registered dataset; LVIS as this project reads it, whoever has registered it.
+
+    Detectron2's reader leaves the ids of ``neg_category_ids`` as they are in the file, which image-level labels would
+    take for other classes.
+    """
+    metadata = MetadataCatalog.get(name)
+    if name in LVIS_DATASETS and metadata.get("federated") is None:
+        return load_lvis_format(metadata.json_file, metadata.image_root, ignore_defects=ignores_defects(name))
+    return DatasetCatalog.get(name)
+
+
+def register_datasets(cfg: CfgNode) -> None:
+    """Register LVIS for this project's engine, and what the config describes.
+
+    Raises:
+        UserError: as of :func:`register_custom_datasets`.
+    """
+    register_lvis_datasets()
+    register_custom_datasets(cfg)
 
 
 def register_custom_datasets(cfg: CfgNode) -> None:

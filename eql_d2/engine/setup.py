@@ -22,11 +22,13 @@ from detectron2.utils.logger import setup_logger
 
 import eql_d2.config  # as a module: it imports engine/config.py, and thereby this package
 from eql_d2.data.checks.before_start import check_dataset
-from eql_d2.data.registration import register_custom_datasets, set_class_metadata
+from eql_d2.data.registration import register_datasets, set_class_metadata
 from eql_d2.engine.auto_values import auto_allowed, resolve_auto_values
 from eql_d2.engine.checkpoint import check_run_folder
 from eql_d2.errors import UserError
+from eql_d2.known_warnings import silence_known_warnings
 from eql_d2.modeling.test_time_augmentation import check_augmentation
+from eql_d2.package_files import shipped_config
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +37,8 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
     """Read a config file and apply KEY VALUE overrides.
 
     Args:
-        config_file: YAML file; empty for the defaults.
+        config_file: YAML file, or the name of one of this project's, as ``EmojiLVIS/demo_eql.yaml``; empty for the
+            defaults.
         overrides: alternating keys and values.
 
     Raises:
@@ -43,7 +46,10 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
     """
     cfg = eql_d2.config.get_eql_d2_config()
     if config_file and not Path(config_file).is_file():
-        raise UserError(f"Config file {config_file} does not exist.")
+        shipped = shipped_config(config_file)
+        if shipped is None:
+            raise UserError(f"Config file {config_file} does not exist.")
+        config_file = str(shipped)
     with _mistakes_told(cfg, f"Config file {config_file}"):
         with auto_allowed(cfg):
             if config_file:
@@ -117,6 +123,7 @@ def setup(args: argparse.Namespace, task: "Task | None" = None) -> CfgNode:
     Raises:
         UserError: something in the config does not fit; the sentence names the key.
     """
+    silence_known_warnings()
     cfg = load_config(args.config_file, args.opts)
     if getattr(args, "ignore", False):
         cfg.DATASETS.IGNORE_DEFECTS = True
@@ -208,7 +215,7 @@ class Task:
     check_datasets: Callable[[CfgNode, bool], None]
 
 
-DETECTION = Task(_check_detector, register_custom_datasets, _check_datasets)
+DETECTION = Task(_check_detector, register_datasets, _check_datasets)
 
 
 def check_device(cfg: CfgNode) -> None:

@@ -22,7 +22,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
 
-from eql_d2.data.category_counts import category_counts
+from eql_d2.data.category_counts import category_counts, official_counts_file
 from eql_d2.data.training.loader import TrainLoader, build_test_loader, build_train_loader
 from eql_d2.data.training.seeding import derived_seed
 from eql_d2.engine.checkpoint import AtomicCheckpointer, check_run_folder
@@ -296,7 +296,7 @@ def counts_of_groups(cfg: CfgNode, dataset_name: str) -> CategoryCounts | None:
     Returns:
         None where no training data are there, as in an evaluation elsewhere.
     """
-    official = MetadataCatalog.get(dataset_name).get("category_counts_file")
+    official = official_counts_file(dataset_name)
     if official and not cfg.MODEL.LONG_TAIL.CATEGORY_COUNTS:
         return read_count_file(official)
     try:

@@ -2,11 +2,12 @@
 
 from eql_d2.long_tail.counts import CategoryCounts, read_count_file
 from eql_d2.long_tail.groups import LVIS_THRESHOLDS, FrequencyThresholds
-from eql_d2.long_tail.lvis import LVIS_COUNT_FILES, lvis_train_image_counts
+from eql_d2.long_tail.lvis import LVIS_COUNT_FILES, LVIS_DATASETS, lvis_train_image_counts
 from eql_d2.long_tail.thresholds import lambda_for_tail_ratio, quantile_bin_edges, tail_ratio
 
 __all__ = [
     "LVIS_COUNT_FILES",
+    "LVIS_DATASETS",
     "LVIS_THRESHOLDS",
     "CategoryCounts",
     "FrequencyThresholds",

@@ -10,6 +10,16 @@ LVIS_COUNT_FILES: dict[str, Path] = {
 }
 """Count files (see :func:`read_count_file`) by LVIS's version; they are part of the package."""
 
+LVIS_DATASETS: dict[str, str] = {
+    f"{version}_{split}": version
+    for version, splits in {
+        "lvis_v1": ("train", "val", "test_dev", "test_challenge"),
+        "lvis_v0.5": ("train", "val", "val_rand_100", "test"),
+    }.items()
+    for split in splits
+}
+"""LVIS's version by the names under which Detectron2 registers its datasets."""
+
 
 @lru_cache
 def lvis_train_image_counts(version: str = "lvis_v1") -> tuple[int, ...]:

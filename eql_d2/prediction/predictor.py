@@ -14,7 +14,7 @@ from detectron2.utils.file_io import PathManager
 
 import eql_d2.modeling  # noqa: F401  (registers the ROI heads)
 from eql_d2.config import get_eql_d2_config
-from eql_d2.data.registration import register_custom_datasets
+from eql_d2.data.registration import register_datasets
 from eql_d2.engine.auto_values import resolve_auto_values
 from eql_d2.engine.description import class_records, read_description, register_classes
 from eql_d2.engine.setup import check_device, import_modules, load_config, parse_config
@@ -84,7 +84,7 @@ class Predictor:
         Losses that need category counts get them from the checkpoint too, so that no dataset is needed.
         """
         if records is None:
-            register_custom_datasets(self.cfg)
+            register_datasets(self.cfg)
             resolve_auto_values(self.cfg)
             return class_records(self.cfg)["categories"]
         if records["num_images"] is not None:

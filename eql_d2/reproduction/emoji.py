@@ -15,6 +15,7 @@ from eql_d2.data.emoji_lvis import PRESETS
 from eql_d2.engine import load_config
 from eql_d2.errors import UserError
 from eql_d2.losses.registry import method_of_predictor
+from eql_d2.package_files import configs_folder
 from eql_d2.reproduction.tables import Training
 
 BASE = "EmojiLVIS/Base-benchmark.yaml"
@@ -54,7 +55,7 @@ def emoji_training(training: Training, cfg: CfgNode) -> Training:
     if cfg.MODEL.LONG_TAIL.EQL.THRESHOLD != "step":
         raise UserError("it has no counterpart on EmojiLVIS, as its threshold function is made for LVIS's frequencies.")
     config = SECOND_STAGE_BASE if cfg.SOLVER.TRAINABLE else BASE
-    base = load_config(f"configs/{config}")
+    base = load_config(str(configs_folder() / config))
     method = method_of_predictor(cfg.MODEL.ROI_BOX_HEAD.PREDICTOR)
     node = method.node if method and method.options else None
     of_node = [f"MODEL.LONG_TAIL.{node}.{key}" for key in cfg.MODEL.LONG_TAIL[node]] if node else []

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from eql_d2.errors import UserError
+from eql_d2.package_files import TOOLS, shown_path
 from eql_d2.reproduction.planned_runs import PlannedRun
 
 # Which command is to run is asked when the job starts: it may be done, or to be resumed, by then.
-ASK = 'python tools/reproduce.py command "${runs[$index]}" --output {output} --scale {scale} --launcher {launcher} "$@"'
+ASK = 'python {tool} command "${runs[$index]}" --output {output} --scale {scale} --launcher {launcher} "$@"'
 
 SLURM = """#!/bin/bash
 #SBATCH --job-name={name}
@@ -147,7 +148,8 @@ def _script(
     root: Path,
     **more: Any,
 ) -> str:
-    ask = ASK.replace("{output}", shlex.quote(str(output))).replace("{scale}", scale).replace("{launcher}", launcher)
+    ask = ASK.replace("{tool}", shlex.quote(shown_path(TOOLS / "reproduce.py")))
+    ask = ask.replace("{output}", shlex.quote(str(output))).replace("{scale}", scale).replace("{launcher}", launcher)
     return form.format(
         ask=ask,
         runs="\n".join(f"  {shlex.quote(run.name)}" for run in runs),

@@ -14,10 +14,10 @@ from eql_d2.engine.ledger.identity import config_hash, config_identity, plain_co
 from eql_d2.engine.ledger.reading import read_entry
 from eql_d2.engine.ledger.writing import FILE_NAME
 from eql_d2.errors import UserError
+from eql_d2.package_files import TOOLS, configs_folder, shown_path
 from eql_d2.reproduction.emoji import emoji_training
 from eql_d2.reproduction.tables import Row, Table, Training
 
-CONFIGS = Path("configs")
 SCALES = ("paper", "emoji")
 DEFAULT_OUTPUT = {"paper": Path("output/tables"), "emoji": Path("output/tables_emoji")}
 FINAL_WEIGHTS = "model_final.pth"
@@ -87,8 +87,9 @@ def recipe_of(training: Training, scale: str = "paper") -> Recipe:
     Raises:
         UserError: a file is missing or one of its keys, or there is no counterpart at this scale.
     """
-    if not (CONFIGS / training.config).is_file():
-        raise UserError(f"its config {CONFIGS / training.config} no longer exists.")
+    path = configs_folder() / training.config
+    if not path.is_file():
+        raise UserError(f"its config {shown_path(path)} no longer exists.")
     cfg = _config_of(training)
     if scale == "emoji":
         training = emoji_training(training, cfg)
@@ -104,7 +105,7 @@ def recipe_of(training: Training, scale: str = "paper") -> Recipe:
 
 @lru_cache(maxsize=1024)
 def _config_of(training: Training) -> CfgNode:
-    return load_config(str(CONFIGS / training.config), list(training.overrides))
+    return load_config(str(configs_folder() / training.config), list(training.overrides))
 
 
 def recipe_of_row(row: Row, scale: str = "paper") -> Recipe:
@@ -260,8 +261,9 @@ def command_of(
     """
     training = run.recipe.training
     classifies = run.recipe.cfg.MODEL.META_ARCHITECTURE == "ImageClassifier"
-    tool = "tools/train_classifier.py" if classifies else "tools/train_net.py"
-    command = [*python, tool, "--config-file", str(CONFIGS / training.config), "--num-gpus", str(num_gpus)]
+    tool = shown_path(TOOLS / ("train_classifier.py" if classifies else "train_net.py"))
+    config = shown_path(configs_folder() / training.config)
+    command = [*python, tool, "--config-file", config, "--num-gpus", str(num_gpus)]
     if state == "resume":
         command.append("--resume")
     overrides = list(training.overrides)

@@ -22,8 +22,14 @@ from typing import Any
 import yaml
 
 from eql_d2.errors import UserError
+from eql_d2.package_files import configs_folder, shown_path
 
-TABLES = Path("configs/tables")
+
+def tables_folder() -> Path:
+    """Folder of the tables."""
+    return configs_folder() / "tables"
+
+
 ROW_KEYS = {"id", "method", "source", "dataset", "model", "task", "config", "overrides", "first_stage", "not_trained"}
 ROW_KEYS |= {"metrics", "reported", "note"}
 SHARED_KEYS = {"source", "dataset", "model", "task", "config", "first_stage", "not_trained", "metrics"}
@@ -175,32 +181,33 @@ def _refuse_unknown_keys(record: dict[str, Any], known: set[str], where: str) ->
             raise UserError(f"{where} has the unknown key {key}; {_did_you_mean(nearest, known)}")
 
 
-def table_names(folder: Path = TABLES) -> list[str]:
+def table_names(folder: Path | None = None) -> list[str]:
     """Names of all tables, those of the papers in their order."""
 
     def order(name: str) -> tuple[str, int, str]:
         head, _, number = name.rpartition("_t")
         return (head, int(number), "") if number.isdigit() else (name.split("_")[0], 99, name)
 
-    return sorted((path.stem for path in folder.glob("*.yaml")), key=order)
+    return sorted((path.stem for path in (folder or tables_folder()).glob("*.yaml")), key=order)
 
 
-def find_table(name: str, folder: Path = TABLES) -> Table:
+def find_table(name: str, folder: Path | None = None) -> Table:
     """The table of a name.
 
     Raises:
         UserError: there is none; the nearest name is given.
     """
+    folder = folder or tables_folder()
     names = table_names(folder)
     if not names:
-        raise UserError(f"{folder} has no tables; run this in the folder of the repository.")
+        raise UserError(f"{shown_path(folder)} has no tables; unset EQL_D2_CONFIGS, or name a folder that has some.")
     if name not in names:
         nearest = difflib.get_close_matches(name, names, n=1)
         raise UserError(f"There is no table {name}; {_did_you_mean(nearest, names)}")
     return read_table(folder / f"{name}.yaml")
 
 
-def find_rows(name: str, folder: Path = TABLES) -> tuple[Table, tuple[Row, ...]]:
+def find_rows(name: str, folder: Path | None = None) -> tuple[Table, tuple[Row, ...]]:
     """The rows that TABLE or TABLE/ROW names.
 
     Raises:

@@ -10,7 +10,14 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin import _PREDEFINED_SPLITS_LVIS
 from detectron2.data.datasets.lvis import get_lvis_instances_meta
 
-from eql_d2.data.registration import datasets_root, register_custom_datasets, register_lvis_format, set_class_metadata
+from eql_d2.data.registration import (
+    datasets_root,
+    load_dataset,
+    register_custom_datasets,
+    register_lvis_datasets,
+    register_lvis_format,
+    set_class_metadata,
+)
 from eql_d2.errors import UserError
 from tests.conftest import ROOT
 
@@ -20,6 +27,7 @@ LVIS_NAMES = [
 ]
 
 
+@pytest.mark.usefixtures("lvis_of_this_project")
 @pytest.mark.parametrize("name", LVIS_NAMES)
 def test_lvis_is_where_detectron2_looks_for_it(name):
     images, annotations = _PREDEFINED_SPLITS_LVIS[version(name)][name]
@@ -33,6 +41,7 @@ def version(name):
     return "lvis_v1" if name.startswith("lvis_v1") else "lvis_v0.5"
 
 
+@pytest.mark.usefixtures("lvis_of_this_project")
 @pytest.mark.parametrize("name", LVIS_NAMES)
 def test_lvis_classes_are_those_of_detectron2(name):
     """Without the annotation files; Detectron2 has a class's first synonym where we have its name."""
@@ -46,12 +55,37 @@ def test_lvis_classes_are_those_of_detectron2(name):
 
 
 @pytest.mark.parametrize("name", LVIS_NAMES)
-def test_lvis_is_read_by_our_loader(name):
-    """Detectron2's own needs the lvis package and v1's coco_url; ours names the missing file."""
+def test_lvis_is_read_by_our_loader(name, lvis_of_detectron2):
+    """Whoever has registered it; Detectron2's own needs the lvis package and v1's coco_url."""
     if os.path.exists(MetadataCatalog.get(name).json_file):
         pytest.skip("LVIS is here")
     with pytest.raises(UserError, match=r"^Annotation file .*lvis_v.*json does not exist"):
-        DatasetCatalog.get(name)
+        load_dataset(name)
+
+
+@pytest.mark.usefixtures("lvis_of_this_project")
+def test_lvis_registered_anew_is_read_the_same_way_and_keeps_what_was_known():
+    """Detectron2's main branch says the number of images of each class."""
+    assert DatasetCatalog["lvis_v1_train"] is not None
+    with pytest.raises(UserError, match=r"^Annotation file .*lvis_v1_train.json does not exist"):
+        DatasetCatalog.get("lvis_v1_train")
+    MetadataCatalog.pop("lvis_v1_val")
+    MetadataCatalog.get("lvis_v1_val").set(
+        json_file="elsewhere/val.json", image_root="elsewhere", evaluator_type="lvis", class_image_count=[1, 2]
+    )
+    register_lvis_datasets()
+    metadata = MetadataCatalog.get("lvis_v1_val")
+    assert (metadata.json_file, metadata.class_image_count) == ("elsewhere/val.json", [1, 2])
+
+
+def test_ids_are_added_to_the_classes_that_detectron2_knows(lvis_of_detectron2):
+    """A host's metadata keeps its classes; what the stock reader sets later is the same."""
+    metadata = MetadataCatalog.get("lvis_v1_val")
+    before = list(metadata.thing_classes)
+    set_class_metadata("lvis_v1_val")
+    assert metadata.thing_classes == before
+    assert metadata.thing_dataset_id_to_contiguous_id == {i + 1: i for i in range(1203)}
+    metadata.set(**get_lvis_instances_meta("lvis_v1_val"))
 
 
 def test_dataset_folder_of_the_environment(tmp_path):
@@ -65,7 +99,7 @@ def test_dataset_folder_of_the_environment(tmp_path):
         [sys.executable, "-c", program], env=environment, cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert json.loads(done.stdout) == [
-        [f"{tmp_path}/lvis/lvis_v1_val.json", f"{tmp_path}/coco"],
+        [f"{tmp_path}/lvis/lvis_v1_val.json", f"{tmp_path}/coco/"],
         [f"{tmp_path}/emoji_lvis/demo/train.json", f"{tmp_path}/emoji_lvis/demo"],
     ]
 

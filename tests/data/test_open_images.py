@@ -13,7 +13,11 @@ from eql_d2.data.category_counts import dataset_counts
 from eql_d2.data.checks.before_start import check_dataset
 from eql_d2.data.open_images import challenge_2019_source, converted_file, ensure_converted, source_of_entry
 from eql_d2.data.open_images.hierarchy import Hierarchy
-from eql_d2.data.registration import register_custom_datasets, register_open_images, set_class_metadata
+from eql_d2.data.registration import (
+    register_datasets,
+    register_open_images,
+    set_class_metadata,
+)
 from eql_d2.engine import load_config
 from eql_d2.errors import UserError
 from tests.open_images_set import HIERARCHY, LABELS, write_csv, write_open_images_set
@@ -179,9 +183,9 @@ def borrowed(people, tmp_path, monkeypatch):
     return entry
 
 
-def test_borrowed_images(borrowed):
+def test_borrowed_images(borrowed, lvis_of_detectron2):
     cfg = load_config("", ["DATASETS.CUSTOM", [borrowed("Man: person\nWoman: person\nCat: cat")]])
-    register_custom_datasets(cfg)
+    register_datasets(cfg)
     for name in ("borrowed", "lvis_v1_train"):
         set_class_metadata(name)
     metadata, lvis = MetadataCatalog.get("borrowed"), MetadataCatalog.get("lvis_v1_train")

@@ -11,7 +11,7 @@ from tests.reproduction.mini import MINI_TABLE
 
 @pytest.fixture
 def mini_root(tiny_set, tmp_path, monkeypatch):
-    """The current folder, with ``configs/tiny.yaml``, the table ``mini`` and ``tools/``."""
+    """The current folder, with ``configs/tiny.yaml`` and the table ``mini``."""
     (tmp_path / "configs" / "tables").mkdir(parents=True)
     custom = [
         {"name": f"tiny_{split}", "annotations": str(tiny_set / f"{split}.json"), "images": str(tiny_set)}
@@ -20,9 +20,9 @@ def mini_root(tiny_set, tmp_path, monkeypatch):
     config = {"_BASE_": str(ROOT / "tests" / "tiny.yaml"), "DATASETS": {"CUSTOM": custom}, "SOLVER": {"MAX_ITER": 2}}
     (tmp_path / "configs" / "tiny.yaml").write_text(yaml.safe_dump(config))
     (tmp_path / "configs" / "tables" / "mini.yaml").write_text(MINI_TABLE)
-    (tmp_path / "tools").symlink_to(ROOT / "tools")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("EQL_D2_CONFIGS", str(tmp_path / "configs"))
     return tmp_path
 
 

@@ -11,6 +11,7 @@ import pytest
 from eql_d2.errors import UserError
 from tests.conftest import ROOT
 
+TRAIN_NET = str(ROOT / "tools" / "train_net.py")
 SETUP = f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH PYTHONPATH={shlex.quote(str(ROOT))}"
 
 
@@ -37,7 +38,7 @@ def test_slurm_arrays(mini_root, reproduce, capsys):
     # What is not known to sbatch must stand after its options.
     assert not any(line.startswith("#SBATCH") for line in first.split("\nset -euo")[1].splitlines())
     command = shlex.split(shell("jobs/stage_2.sbatch", "--dry-run", SLURM_ARRAY_TASK_ID="1"))
-    assert command[:4] == ["python", "tools/train_net.py", "--config-file", "configs/tiny.yaml"]
+    assert command[:4] == ["python", TRAIN_NET, "--config-file", "configs/tiny.yaml"]
     assert command[command.index("OUTPUT_DIR") + 1 :] == ["out/mini/bags/seed_1", "SEED", "1"]
     assert command[command.index("MODEL.WEIGHTS") + 1] == "out/mini/softmax/seed_1/model_final.pth"
 
@@ -66,7 +67,7 @@ def test_torchrun_script(mini_root, reproduce):
     shell("jobs/torchrun.sh", NODE_RANK="1", MASTER_ADDR="host7")
     (line,) = Path("torchrun.log").read_text().splitlines()
     place = "--nnodes=1 --nproc-per-node=2 --node-rank=1 --master-addr=host7 --master-port=29500"
-    assert line.startswith(f"{place} tools/train_net.py --config-file configs/tiny.yaml ")
+    assert line.startswith(f"{place} {TRAIN_NET} --config-file configs/tiny.yaml ")
     assert line.endswith("OUTPUT_DIR out/mini/eql/seed_3 SEED 3")
 
 

@@ -13,6 +13,7 @@ from eql_d2.errors import UserError
 from eql_d2.reproduction.local import dry_run
 from eql_d2.reproduction.planned_runs import command_of, finished_runs, plan, state_of
 from eql_d2.reproduction.tables import find_table
+from tests.conftest import ROOT
 from tests.ledger_entries import made_up_entry
 
 OUTPUT = Path("out")
@@ -125,7 +126,7 @@ def test_commands_build_the_configs_that_the_plan_says(mini_plan):
     for line, run in zip(lines, mini_plan[0], strict=True):
         name, _, command = line.partition(": ")
         python, tool, *arguments = shlex.split(command)
-        assert (name, python, tool) == (run.name, "python", "tools/train_net.py")
+        assert (name, python, tool) == (run.name, "python", str(ROOT / "tools" / "train_net.py"))
         args = default_argument_parser().parse_args(arguments)
         cfg = load_config(args.config_file, args.opts)
         assert config_hash(plain_config(cfg)) == run.recipe.hash

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from eql_d2.errors import UserError
-from eql_d2.reproduction.planned_runs import CONFIGS, plan, recipe_of_row
+from eql_d2.reproduction.planned_runs import plan, recipe_of_row
 from eql_d2.reproduction.tables import find_rows, find_table, read_table, table_names
 from tests.conftest import ROOT
 
@@ -73,7 +73,7 @@ def test_rarest_group_of_open_images_is_ap1_here(reference):
 
 def trainable(rows, scale="paper"):
     for row in rows:
-        if row.training is None or not (CONFIGS / row.training.config).is_file():
+        if row.training is None or not (ROOT / "configs" / row.training.config).is_file():
             continue
         try:
             yield row, recipe_of_row(row, scale)

@@ -278,3 +278,59 @@ def test_missing_compiler_is_named(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(install_detectron2.UserError, match=r"no-such-compiler.* is not on PATH"):
         install_detectron2.install_source("uv", "anywhere")
+
+
+def test_a_sample_that_cannot_be_loaded_is_replaced_by_another():
+    """Detectron2's loaders do so with a mapper that returns None; Python 3.11 stopped sampling from sets."""
+    from detectron2.data import MapDataset
+
+    dataset = MapDataset([1, 2, 3], lambda value: None if value == 3 else value)
+    assert [dataset[0], dataset[1]] == [1, 2]
+    assert dataset[2] in (1, 2)
+
+
+def test_a_cascade_s_gradient_is_scaled_in_training_only():
+    """Outside of training there is none, and a function of gradients could not be traced."""
+    from types import SimpleNamespace
+
+    from detectron2.modeling.roi_heads import CascadeROIHeads
+
+    features = torch.ones(2, 3, requires_grad=True)
+    for training, gradient in ((True, 1 / 3), (False, 1.0)):
+        heads = SimpleNamespace(
+            training=training,
+            num_cascade_stages=3,
+            box_pooler=lambda levels, boxes: features,
+            box_head=[lambda x: x],
+            box_predictor=[lambda x: x],
+        )
+        features.grad = None
+        CascadeROIHeads._run_stage(heads, [], [], 0).sum().backward()
+        assert torch.equal(features.grad, torch.full((2, 3), gradient))
+
+
+def test_the_stock_lvis_evaluator_works_on_todays_numpy(tmp_path):
+    pytest.importorskip("lvis")
+    import json
+
+    from detectron2.data import MetadataCatalog
+    from detectron2.evaluation import LVISEvaluator
+
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [2.0, 2.0, 10.0, 8.0], "area": 80.0}
+    box["segmentation"] = [[2.0, 2.0, 12.0, 2.0, 12.0, 10.0, 2.0, 10.0]]
+    image = {"id": 1, "width": 20, "height": 20, "neg_category_ids": [], "not_exhaustive_category_ids": []}
+    category = {"id": 1, "name": "thing", "frequency": "f", "image_count": 200}
+    path = tmp_path / "lvis.json"
+    path.write_text(json.dumps({"images": [image], "annotations": [box], "categories": [category]}))
+    name = "one_lvis_box_for_test"
+    MetadataCatalog.get(name).set(json_file=str(path), thing_classes=["thing"], evaluator_type="lvis")
+    try:
+        evaluator = LVISEvaluator(name, tasks=("bbox",), distributed=False, output_dir=str(tmp_path))
+        evaluator.reset()
+        found = Instances((20, 20))
+        found.pred_boxes = Boxes(torch.tensor([[2.0, 2.0, 12.0, 10.0]]))
+        found.scores, found.pred_classes = torch.ones(1), torch.zeros(1, dtype=torch.int64)
+        evaluator.process([{"image_id": 1}], [{"instances": found}])
+        assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+    finally:
+        MetadataCatalog.remove(name)

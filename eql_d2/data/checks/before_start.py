@@ -37,7 +37,7 @@ def check_dataset(name: str, ignore_defects: bool = False, evaluated: bool = Fal
     if metadata.get("ignore_regions"):
         open_annotations(metadata.ignore_regions)
     annotations = open_annotations(metadata.json_file)
-    check_annotations(annotations, metadata.federated, ignore_defects)
+    check_annotations(annotations, metadata.get("federated", True), ignore_defects)
     missing = missing_images(annotations, metadata.image_root)
     if missing and (evaluated or not ignore_defects):  # metrics on a part of the set would be of another set
         error = defects_error(metadata.json_file, [missing], ignorable=not evaluated)

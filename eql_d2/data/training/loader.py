@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import (
-    DatasetCatalog,
     DatasetMapper,
     MetadataCatalog,
     build_detection_test_loader,
@@ -17,6 +16,7 @@ from detectron2.utils import comm
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from eql_d2.data.annotations.lvis_format import LVISDataset
+from eql_d2.data.registration import load_dataset
 from eql_d2.data.training.augmentations import training_augmentations, with_tight_boxes
 from eql_d2.data.training.build_sampler import build_sampler
 from eql_d2.data.training.copy_paste import build_copy_paste
@@ -163,7 +163,7 @@ def batch_size_of_process(cfg: CfgNode) -> int:
 
 def _training_dicts(cfg: CfgNode) -> tuple[DatasetDicts, list[DatasetDict]]:
     """The training images, and what samplers read of each; lazy where the datasets are."""
-    parts = [DatasetCatalog.get(name) for name in cfg.DATASETS.TRAIN]
+    parts = [load_dataset(name) for name in cfg.DATASETS.TRAIN]
     if parts and all(isinstance(part, (LVISDataset, WithIgnoreRegions)) for part in parts):
         lazy: ConcatDataset | Subset | None = ConcatDataset(parts)
         summaries = list(itertools.chain(*(part.summaries() for part in parts)))
@@ -190,7 +190,7 @@ def _report_classes(names: Sequence[str], summaries: list[DatasetDict]) -> None:
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
     """Detectron2's test loader, with errors that name the image."""
     mapper = NamingMapper(DatasetMapper(cfg, is_train=False))
-    dataset = DatasetCatalog.get(dataset_name)
+    dataset = load_dataset(dataset_name)
     if isinstance(dataset, LVISDataset) and len(dataset) and not cfg.MODEL.LOAD_PROPOSALS:
         return build_detection_test_loader(dataset=dataset, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
     return build_detection_test_loader(cfg, dataset_name, mapper=mapper)

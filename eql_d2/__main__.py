@@ -1,0 +1,58 @@
+"""The command ``eql-d2``: the tools as verbs, from any folder. ``eql-d2 train`` runs tools/train_net.py, and so on."""
+
+import ast
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+
+from eql_d2.package_files import TOOLS
+
+VERBS = {
+    "train": "train_net",
+    "train-lazy": "lazyconfig_train_net",
+    "train-classifier": "train_classifier",
+    "evaluate": "evaluate",
+    "predict": "predict",
+    "export": "export_model",
+    "check": "check_dataset",
+    "samples": "show_samples",
+    "ensemble": "ensemble",
+    "report": "report",
+    "figures": "figures",
+    "reproduce": "reproduce",
+    "convert": "convert_checkpoint",
+    "emoji-lvis": "make_emoji_lvis",
+}
+"""The tool that each verb runs. The demo and the set-up are jobs of a clone."""
+
+
+def usage() -> str:
+    """What ``eql-d2 --help`` prints."""
+    lines = [f"  {verb:17} {_first_line(tool)}" for verb, tool in VERBS.items()]
+    return "\n".join(
+        ["usage: eql-d2 VERB [OPTION ...]", "", *lines, "", "eql-d2 VERB --help tells the options of a verb."]
+    )
+
+
+def _first_line(tool: str) -> str:
+    return ast.get_docstring(ast.parse((TOOLS / f"{tool}.py").read_text(encoding="utf-8"))).splitlines()[0]
+
+
+def main() -> None:
+    """Run the tool that the first argument names, as ``python tools/TOOL.py`` does."""
+    verb, *arguments = sys.argv[1:] or ["--help"]
+    if verb in ("-h", "--help"):
+        print(usage())
+        return
+    if verb not in VERBS:
+        sys.exit(f"error: eql-d2 has no verb {verb!r}; it must be one of {', '.join(VERBS)}.")
+    path = TOOLS / f"{VERBS[verb]}.py"
+    sys.argv = [f"eql-d2 {verb}", *arguments]
+    spec = spec_from_file_location("__main__", path)
+    tool = module_from_spec(spec)
+    tool.__spec__ = None  # a script has none; processes that it starts find it by its path
+    sys.modules["__main__"] = tool
+    spec.loader.exec_module(tool)
+
+
+if __name__ == "__main__":
+    main()
