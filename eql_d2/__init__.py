@@ -7,9 +7,9 @@ is not installed, :mod:`eql_d2.losses` and :mod:`eql_d2.long_tail` work all the 
 import importlib.util
 
 from eql_d2.known_warnings import without_known_warnings
+from eql_d2.package_files import VERSION as __version__
 
-__version__ = "0.1.0"
-__all__: list[str] = []
+__all__ = ["__version__"]
 
 if importlib.util.find_spec("detectron2") is not None:
     with without_known_warnings():  # of what is imported here for the first time

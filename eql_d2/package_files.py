@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+VERSION = "0.1.0"
 PACKAGE = Path(__file__).resolve().parent
 
 

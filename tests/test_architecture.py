@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "eql_d2"
 
 # From the ground up; a room may import from its own and lower ones.
 FLOORS = (
-    ("errors",),
+    ("errors", "known_warnings", "package_files"),
     ("long_tail",),
     ("losses",),
     ("data",),
@@ -26,6 +26,8 @@ FLOORS = (
     ("analysis",),
     ("reproduction",),
     ("conversion",),
+    ("model_zoo",),
+    ("__main__",),  # the command, which runs the tools
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from detectron2.utils import comm
 
-import eql_d2
+from eql_d2.package_files import PACKAGE, VERSION
 
 
 def peak_memory_mb() -> dict[str, float | None]:
@@ -35,7 +35,7 @@ def config_file() -> str:
 
 def git_revision() -> dict[str, Any] | None:
     """The revision of this project's sources; None where they are installed without their repository."""
-    root = Path(eql_d2.__file__).resolve().parents[1]
+    root = PACKAGE.parent
     if not (root / ".git").exists():
         return None
 
@@ -51,7 +51,7 @@ def git_revision() -> dict[str, Any] | None:
 
 def versions() -> dict[str, str | None]:
     """Versions of Python, this project and what it trains with; None of what is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version(), "eql_d2": eql_d2.__version__}
+    found: dict[str, str | None] = {"python": platform.python_version(), "eql_d2": VERSION}
     for name in ("torch", "torchvision", "detectron2"):
         try:
             found[name] = importlib.metadata.version(name)
