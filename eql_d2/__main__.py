@@ -2,7 +2,7 @@
 
 import ast
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
+from types import ModuleType
 
 from eql_d2.package_files import TOOLS
 
@@ -34,7 +34,8 @@ def usage() -> str:
 
 
 def _first_line(tool: str) -> str:
-    return ast.get_docstring(ast.parse((TOOLS / f"{tool}.py").read_text(encoding="utf-8"))).splitlines()[0]
+    text = (TOOLS / f"{tool}.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
 
 
 def main() -> None:
@@ -47,11 +48,10 @@ def main() -> None:
         sys.exit(f"error: eql-d2 has no verb {verb!r}; it must be one of {', '.join(VERBS)}.")
     path = TOOLS / f"{VERBS[verb]}.py"
     sys.argv = [f"eql-d2 {verb}", *arguments]
-    spec = spec_from_file_location("__main__", path)
-    tool = module_from_spec(spec)
-    tool.__spec__ = None  # a script has none; processes that it starts find it by its path
+    tool = ModuleType("__main__")
+    tool.__file__ = str(path)  # by which the processes that it starts find it
     sys.modules["__main__"] = tool
-    spec.loader.exec_module(tool)
+    exec(compile(path.read_text(encoding="utf-8"), path, "exec"), tool.__dict__)
 
 
 if __name__ == "__main__":

@@ -55,12 +55,16 @@ def num_classes_of_model(cfg: CfgNode) -> tuple[str, int]:
     return "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS.NUM_CLASSES
 
 
-def dataset_counts(dataset_names: tuple[str, ...]) -> CategoryCounts:
+def dataset_counts(dataset_names: str | Sequence[str]) -> CategoryCounts:
     """Counts of registered datasets trained on together.
+
+    Args:
+        dataset_names: one name or several.
 
     Raises:
         UserError: the datasets have different classes.
     """
+    dataset_names = (dataset_names,) if isinstance(dataset_names, str) else tuple(dataset_names)
     parts = [_counts_of_one(name) for name in dataset_names]
     if any(part.names != parts[0].names for part in parts):
         raise UserError(f"The datasets of DATASETS.TRAIN ({', '.join(dataset_names)}) have different classes.")

@@ -45,11 +45,7 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
         UserError: the file is missing or not YAML, or a key does not exist; the nearest key is named.
     """
     cfg = eql_d2.config.get_eql_d2_config()
-    if config_file and not Path(config_file).is_file():
-        shipped = shipped_config(config_file)
-        if shipped is None:
-            raise UserError(f"Config file {config_file} does not exist.")
-        config_file = str(shipped)
+    config_file = find_config(config_file)
     with _mistakes_told(cfg, f"Config file {config_file}"):
         with auto_allowed(cfg):
             if config_file:
@@ -57,6 +53,20 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
         with auto_allowed(cfg):
             cfg.merge_from_list(overrides or [])
     return cfg
+
+
+def find_config(config_file: str) -> str:
+    """The path of a config file, or of one of this project's by its name; empty stays empty.
+
+    Raises:
+        UserError: there is neither.
+    """
+    if not config_file or Path(config_file).is_file():
+        return config_file
+    shipped = shipped_config(config_file)
+    if shipped is None:
+        raise UserError(f"Config file {config_file} does not exist.")
+    return str(shipped)
 
 
 def parse_config(text: str, source: str, overrides: list[str] | None = None) -> CfgNode:
@@ -124,6 +134,7 @@ def setup(args: argparse.Namespace, task: "Task | None" = None) -> CfgNode:
         UserError: something in the config does not fit; the sentence names the key.
     """
     silence_known_warnings()
+    args = argparse.Namespace(**{**vars(args), "config_file": find_config(args.config_file)})
     cfg = load_config(args.config_file, args.opts)
     if getattr(args, "ignore", False):
         cfg.DATASETS.IGNORE_DEFECTS = True
@@ -139,7 +150,7 @@ def setup(args: argparse.Namespace, task: "Task | None" = None) -> CfgNode:
     elif not (cfg.MODEL.WEIGHTS or args.resume):
         raise UserError("--eval-only has nothing to evaluate: set MODEL.WEIGHTS, or add --resume.")
     if cfg.SEED < 0:
-        cfg.SEED = _kept_or_new_seed(cfg.OUTPUT_DIR, args.resume or args.eval_only)
+        cfg.SEED = kept_or_new_seed(cfg.OUTPUT_DIR, args.resume or args.eval_only)
     if cfg.MODEL.DEVICE == "cpu" and cfg.ENGINE.CPU_THREADS:
         torch.set_num_threads(cfg.ENGINE.CPU_THREADS)
     cfg.freeze()
@@ -153,7 +164,7 @@ def setup(args: argparse.Namespace, task: "Task | None" = None) -> CfgNode:
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="eql_d2")
     for sentence in resolved:
         logger.info(sentence)
-    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_not_user_error)
+    hide_user_errors()
     return cfg
 
 
@@ -172,7 +183,12 @@ def import_modules(names: Sequence[str]) -> None:
             raise UserError(f"ENGINE.IMPORT names {name}, but {error}; check the name and the folder.") from None
 
 
-def _check_datasets(cfg: CfgNode, eval_only: bool) -> None:
+def check_datasets_by_name(cfg: CfgNode, eval_only: bool) -> None:
+    """Make sure that the datasets that a config names exist, have its classes and no defects.
+
+    Raises:
+        UserError: they do not; the sentence names what to set.
+    """
     if not (cfg.DATASETS.TRAIN or eval_only):
         raise UserError("DATASETS.TRAIN is empty; name a dataset to train on.")
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
@@ -215,7 +231,7 @@ class Task:
     check_datasets: Callable[[CfgNode, bool], None]
 
 
-DETECTION = Task(_check_detector, register_datasets, _check_datasets)
+DETECTION = Task(_check_detector, register_datasets, check_datasets_by_name)
 
 
 def check_device(cfg: CfgNode) -> None:
@@ -230,17 +246,25 @@ def check_device(cfg: CfgNode) -> None:
         raise UserError("SOLVER.AMP.ENABLED is True, but mixed precision needs a GPU; set it to False.")
 
 
-def _kept_or_new_seed(output_dir: str, keep: bool) -> int:
+def _seed_of(text: str) -> int:
+    return int(yaml.safe_load(text)["SEED"])
+
+
+def kept_or_new_seed(output_dir: str, keep: bool, seed_of: Callable[[str], int] = _seed_of) -> int:
     """The seed that the run of a folder was started with, or a new one, the same on all processes."""
     kept = Path(output_dir) / "config.yaml"
     if keep and kept.exists():
-        seed = int(yaml.safe_load(kept.read_text())["SEED"])
+        seed = seed_of(kept.read_text())
     else:
         seed = np.random.randint(2**31)
     # Waits for all processes, so that the first does not rewrite the file while another reads it.
     return comm.all_gather(seed)[0]
 
 
-def _is_not_user_error(record: logging.LogRecord) -> bool:
+def hide_user_errors() -> None:
     """Keep Detectron2's training loop from logging the traceback of a mistake that one sentence explains."""
+    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_not_user_error)
+
+
+def _is_not_user_error(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], UserError))

@@ -74,13 +74,17 @@ class LongTailTrainer(DefaultTrainer):
         freeze_all_but(model, cfg.SOLVER.TRAINABLE)
         optimizer = self.build_optimizer(cfg, model)
         step_class = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-        self._trainer = step_class(wrap_for_processes(model), self.build_train_loader(cfg, self.seed), optimizer)
+        self._trainer = step_class(self.wrap(model), self.build_train_loader(cfg, self.seed), optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.checkpointer.description = describe_run(cfg)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model as the training step uses it, see :func:`wrap_for_processes`."""
+        return wrap_for_processes(model)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:

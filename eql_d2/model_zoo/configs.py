@@ -8,6 +8,8 @@ from detectron2.config import CfgNode, LazyConfig, instantiate
 from torch import nn
 
 from eql_d2.engine import LongTailTrainer, load_config
+from eql_d2.engine.checkpoint import AtomicCheckpointer
+from eql_d2.engine.partial_training import describe_misfits
 from eql_d2.errors import UserError
 from eql_d2.package_files import configs_folder, shipped_config
 
@@ -57,10 +59,13 @@ def get(config_path: str, weights: str | None = None, device: str | None = None)
     cfg = get_config(config_path)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if not isinstance(cfg, CfgNode):
-        from eql_d2.engine.checkpoint import load_weights
-
         model = instantiate(cfg.model).to(device)
-        return load_weights(model, weights).eval() if weights else model.eval()
+        if weights:
+            checkpointer = AtomicCheckpointer(model)
+            checkpointer.load(weights)
+            if checkpointer.misfits:
+                raise UserError(f"Weights {weights} do not fit the model: {describe_misfits(checkpointer.misfits)}.")
+        return model.eval()
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = device, weights or ""
     model = LongTailTrainer.build_trained_model(cfg) if weights else LongTailTrainer.build_model(cfg)
     return model.eval()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode, configurable, instantiate
 from detectron2.layers import ShapeSpec, cat
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Instances
@@ -56,7 +56,7 @@ class LongTailPredictor(FastRCNNOutputLayers):
         self,
         input_shape: ShapeSpec,
         *,
-        loss: ClassificationLoss,
+        loss: ClassificationLoss | None = None,
         prior_prob: float = 0.001,
         normed_classifier: bool = False,
         temperature: float = 20.0,
@@ -66,6 +66,11 @@ class LongTailPredictor(FastRCNNOutputLayers):
         **kwargs: Any,
     ) -> None:
         super().__init__(input_shape, **kwargs)
+        if loss is None:
+            raise UserError(
+                "LongTailPredictor has no loss; give it one, as loss=L(build_loss)(method='eql', num_classes=..., "
+                "statistics=L(dataset_counts)(dataset_names=...)) in a lazy config."
+            )
         in_features = self.cls_score.in_features
         if normed_classifier:
             self.cls_score = NormedLinear(in_features, loss.num_logits, temperature)
@@ -86,7 +91,8 @@ class LongTailPredictor(FastRCNNOutputLayers):
                 "False, or MODEL.ROI_BOX_HEAD.PREDICTOR to EQLPredictor."
             )
         self.image_level_labels = image_level_labels
-        self.calibration = Calibration(loss, **(calibration or {}))
+        # The values of a lazy config's own dictionary are not instantiated yet.
+        self.calibration = Calibration(loss, **{k: instantiate(value) for k, value in (calibration or {}).items()})
         self.gradient_sums: GradientSums | None = None  # see the hook WatchClasses
 
     @classmethod
@@ -153,8 +159,8 @@ class LongTailPredictor(FastRCNNOutputLayers):
             classes = getattr(of_image, "verified_classes", None)
             if classes is None:
                 raise UserError(
-                    "MODEL.LONG_TAIL.IMAGE_LEVEL_LABELS is True, but the training data comes without them; "
-                    "use LongTailMapper as its mapper, or set the key to False."
+                    "MODEL.LONG_TAIL.IMAGE_LEVEL_LABELS is True, but the training data comes without them; use "
+                    "LongTailMapper, with image_level_labels=True, as its mapper, or set the key to False."
                 )
             row = torch.zeros(self.num_classes, dtype=torch.bool, device=classes.device)
             rows.append(row.index_fill_(0, classes, True).expand(len(of_image), -1))

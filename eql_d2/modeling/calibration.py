@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from eql_d2.long_tail import CategoryCounts
 from eql_d2.losses import ClassificationLoss
 from eql_d2.modeling.normed_layers import NormedLinear, ScaledLinear
 
@@ -61,7 +62,7 @@ class Calibration(nn.Module):
         loss: turns logits into scores.
         tau_norm: τ of τ-normalisation.
         norcal_gamma: γ of NorCal.
-        image_counts: (K,) numbers of training images; needed for NorCal only.
+        image_counts: (K,) numbers of training images, or category counts; needed for NorCal only.
     """
 
     class_columns: Tensor
@@ -72,9 +73,11 @@ class Calibration(nn.Module):
         loss: ClassificationLoss,
         tau_norm: float = 0.0,
         norcal_gamma: float = 0.0,
-        image_counts: Tensor | None = None,
+        image_counts: Tensor | CategoryCounts | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(image_counts, CategoryCounts):
+            image_counts = torch.tensor(image_counts.image_counts)
         self.tau_norm = tau_norm
         self.norcal_gamma = norcal_gamma
         self._exclusive = loss.exclusive

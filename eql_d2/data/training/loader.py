@@ -187,9 +187,15 @@ def _report_classes(names: Sequence[str], summaries: list[DatasetDict]) -> None:
         print_instances_class_histogram([{"annotations": instances}], class_names)  # as of one image: faster
 
 
-def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
-    """Detectron2's test loader, with errors that name the image."""
-    mapper = NamingMapper(DatasetMapper(cfg, is_train=False))
+def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Callable | None = None) -> DataLoader:
+    """Detectron2's test loader, with errors that name the image.
+
+    Args:
+        cfg: full config.
+        dataset_name: of the test set.
+        mapper: replaces Detectron2's.
+    """
+    mapper = NamingMapper(mapper or DatasetMapper(cfg, is_train=False))
     dataset = load_dataset(dataset_name)
     if isinstance(dataset, LVISDataset) and len(dataset) and not cfg.MODEL.LOAD_PROPOSALS:
         return build_detection_test_loader(dataset=dataset, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)

@@ -1,0 +1,78 @@
+"""A small Mask R-CNN, from scratch, for EmojiLVIS's demo set on two CPU cores: the twin of EmojiLVIS/Base-demo.yaml."""
+
+from detectron2 import model_zoo
+from detectron2.config import LazyCall as L
+from detectron2.data import transforms as T
+from detectron2.layers import ShapeSpec
+from detectron2.solver import WarmupParamScheduler
+from fvcore.common.param_scheduler import MultiStepParamScheduler
+
+from eql_d2.data.category_counts import dataset_counts
+from eql_d2.losses import build_loss
+from eql_d2.modeling import LongTailPredictor, LongTailROIHeads, LongTailRPN
+
+from ..common.lvis_v1 import dataloader
+from ..common.train import train
+
+model = model_zoo.get_config("common/models/mask_rcnn_fpn.py").model
+model.pixel_std = [57.375, 57.120, 58.395]
+model.backbone.bottom_up.stem.norm = "BN"
+model.backbone.bottom_up.stages = {"_target_": model.backbone.bottom_up.stages._target_, "depth": 18, "norm": "BN"}
+model.backbone.update(out_channels=64, norm="BN")
+model.proposal_generator.update(
+    _target_=LongTailRPN,
+    in_features=["p2", "p3", "p4", "p5"],
+    batch_size_per_image=128,
+    pre_nms_topk=(500, 500),
+    post_nms_topk=(200, 200),
+)
+model.proposal_generator.head.update(in_channels=64, num_anchors=6)
+model.proposal_generator.anchor_generator.update(sizes=[[12, 16], [22, 30], [40, 52], [64, 80]], strides=[4, 8, 16, 32])
+model.roi_heads.update(
+    _target_=LongTailROIHeads,
+    num_classes=60,
+    batch_size_per_image=64,
+    box_in_features=["p2"],  # objects are 12 to 60 pixels long
+    mask_in_features=["p2"],
+)
+model.roi_heads.box_pooler.update(scales=[1 / 4], sampling_ratio=1)
+model.roi_heads.box_head.update(input_shape=ShapeSpec(channels=64, height=7, width=7), fc_dims=[256, 256])
+model.roi_heads.box_predictor.update(
+    _target_=LongTailPredictor,
+    input_shape=ShapeSpec(channels=256),
+    test_score_thresh=0.0001,
+    test_topk_per_image=100,
+    loss=L(build_loss)(
+        method="softmax",
+        num_classes="${..num_classes}",
+        statistics=L(dataset_counts)(dataset_names="${dataloader.train.names}"),
+    ),
+)
+model.roi_heads.mask_pooler.update(output_size=8, scales=[1 / 4], sampling_ratio=1)
+# Rare classes have too few masks to learn their own: one for all.
+model.roi_heads.mask_head.update(
+    input_shape=ShapeSpec(channels=64, height=8, width=8), num_classes=1, conv_dims=[64, 64, 64]
+)
+
+dataloader.train.update(names="emoji_lvis_demo_train", total_batch_size=4, num_workers=1)
+dataloader.train.mapper.update(
+    augmentations=[
+        L(T.ResizeShortestEdge)(short_edge_length=(128,), sample_style="choice", max_size=128),
+        L(T.RandomFlip)(horizontal=True),
+    ],
+    instance_mask_format="bitmask",  # some masks are stored as RLE
+)
+dataloader.test.update(name="emoji_lvis_demo_val", num_workers=1)
+dataloader.test.mapper.augmentations = [L(T.ResizeShortestEdge)(short_edge_length=128, max_size=128)]
+dataloader.evaluator.max_dets_per_image = 100
+
+train.update(max_iter=1200, eval_period=0, seed=1, cpu_threads=1)
+train.checkpointer.period = 400
+
+optimizer = model_zoo.get_config("common/optim.py").SGD
+optimizer.lr = 0.03
+lr_multiplier = L(WarmupParamScheduler)(
+    scheduler=L(MultiStepParamScheduler)(values=[1.0, 0.1], milestones=[900], num_updates="${train.max_iter}"),
+    warmup_length=50 / 1200,
+    warmup_factor=0.001,
+)

@@ -1,0 +1,5 @@
+"""Equalization Loss v2."""
+
+from .Base import dataloader, lr_multiplier, model, optimizer, train
+
+model.roi_heads.box_predictor.loss.update(method="eqlv2")

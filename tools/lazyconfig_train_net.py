@@ -1,0 +1,34 @@
+"""Train and evaluate a detector by a lazy config.
+
+A lazy config (Detectron2's LazyConfig) is a Python file; those of this project are in configs/lazy. All is as with
+train_net.py. Takes Detectron2's own arguments: --config-file, --num-gpus, --num-machines, --machine-rank, --dist-url,
+--eval-only, --resume, and overrides as train.max_iter=1000. With train.device=cpu, --num-gpus N runs N processes on
+the CPU. Under torchrun or srun it joins the processes they started.
+"""
+
+import argparse
+
+from eql_d2.engine import default_argument_parser, run_tool
+from eql_d2.engine.lazy_trainer import LazyTrainer, evaluate_lazy, load_lazy_config, load_trained_lazily, setup_lazy
+
+
+def main(args: argparse.Namespace) -> None:
+    """One process of a run."""
+    cfg = setup_lazy(args)
+    if args.eval_only:
+        evaluate_lazy(cfg, load_trained_lazily(cfg, args.resume))
+    else:
+        trainer = LazyTrainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        trainer.train()
+
+
+def device_of(args: argparse.Namespace) -> str:
+    """Where the config trains."""
+    return str(load_lazy_config(args.config_file, args.opts).train.device)
+
+
+if __name__ == "__main__":
+    parser = default_argument_parser()
+    parser.description = __doc__
+    run_tool(main, parser, device_of)
