@@ -13,7 +13,7 @@ from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 import eql_d2.config  # as a module: it imports engine/config.py, and thereby this package
@@ -103,7 +103,7 @@ def engine_config(cfg: DictConfig) -> CfgNode:
 
 def _predictor_name(roi_heads: Any) -> str:
     """The name by which YAML configs know the method of the first box predictor."""
-    predictor = roi_heads.get("box_predictor") or next(iter(roi_heads.get("box_predictors", ())), {})
+    predictor: Any = roi_heads.get("box_predictor") or next(iter(roi_heads.get("box_predictors", ())), {})
     method = (predictor.get("loss") or {}).get("method")
     return METHODS[method].predictor if method in METHODS else str(predictor.get("_target_", ""))
 
@@ -177,14 +177,14 @@ class LazyTrainer(LongTailTrainer):
         _check_image_level_labels(model, self.lazy.dataloader.train)
         return model
 
-    def build_optimizer(self, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:  # type: ignore[override]
+    def build_optimizer(self, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         """The config's optimizer."""
         self.lazy.optimizer.params.model = model
         optimizer = instantiate(self.lazy.optimizer)
         self.lazy.optimizer.params.pop("model")  # a config is also written and compared
         return optimizer
 
-    def build_lr_scheduler(self, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:  # type: ignore[override]
+    def build_lr_scheduler(self, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
         """The config's schedule."""
         multiplier = instantiate(self.lazy.lr_multiplier)
         return LRMultiplier(optimizer, multiplier=multiplier, max_iter=cfg.SOLVER.MAX_ITER)
@@ -241,7 +241,7 @@ def load_trained_lazily(cfg: DictConfig, resume: bool = False) -> nn.Module:
     return model
 
 
-def _check_image_level_labels(model: nn.Module, loader: DictConfig | ListConfig) -> None:
+def _check_image_level_labels(model: nn.Module, loader: Any) -> None:
     """Tell before the first step that a predictor waits for labels that the mapper does not bring."""
     wanted = any(isinstance(m, LongTailPredictor) and m.image_level_labels for m in model.modules())
     if wanted and not loader.get("mapper", {}).get("image_level_labels", False):

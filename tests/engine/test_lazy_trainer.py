@@ -189,7 +189,7 @@ def test_a_value_that_does_not_fit(tmp_path, override, sentence):
     [
         ("nothing.py", [], "Config file nothing.py does not exist"),
         ("EmojiLVIS/demo_eql.yaml", [], "is no lazy config, which is a Python file"),
-        ("lazy/EmojiLVIS/demo_eql.py", ["model.nothing.at_all=1"], "do not fit"),
+        ("lazy/EmojiLVIS/demo_eql.py", ["train.max_iter=["], "do not fit"),
         ("lazy/EmojiLVIS/demo_eql.py", ["dataloader.train.names=nothing"], "'nothing' is not registered"),
         ("lazy/EmojiLVIS/demo_eql.py", [*SMALL, "--eval-only"], "train.init_checkpoint, or add --resume"),
     ],

@@ -7,7 +7,7 @@ from fvcore.common.param_scheduler import MultiStepParamScheduler
 
 from eql_d2.data.category_counts import dataset_counts
 from eql_d2.losses import build_loss
-from eql_d2.modeling import LongTailPredictor, LongTailROIHeads, LongTailRPN
+from eql_d2.modeling import LongTailPredictor, LongTailROIHeads, LongTailRPN, OwnClassMaskRCNNConvUpsampleHead
 
 from ...common.lvis_v1 import dataloader
 from ...common.train import train
@@ -17,6 +17,7 @@ model.backbone.bottom_up.freeze_at = 2
 model.proposal_generator._target_ = LongTailRPN
 model.roi_heads._target_ = LongTailROIHeads
 model.roi_heads.num_classes = 1203
+model.roi_heads.mask_head._target_ = OwnClassMaskRCNNConvUpsampleHead
 model.roi_heads.box_predictor.update(
     _target_=LongTailPredictor,
     test_score_thresh=0.0001,
