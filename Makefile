@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 HOST_PYTHON := $(or $(shell command -v python3 2>/dev/null),$(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint lock clean
+.PHONY: help setup demo test test-all gpu-check lint lock clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -26,6 +26,9 @@ test: setup  ## run the tests except the slow ones
 
 test-all: setup  ## run all tests
 	@$(BIN)/python -m pytest --durations=10
+
+gpu-check: setup  ## check and measure on a GPU, in 8 minutes (DEVICE=cpu: a rehearsal)
+	@$(BIN)/python tools/gpu_check.py --device $(or $(DEVICE),cuda)
 
 lint: setup  ## check style, formatting and types
 	@$(BIN)/ruff check .

@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +59,18 @@ class Side:
         self._process.wait()
 
 
-def run(sizes: dict[str, Any], repeats: int) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """All outcomes: part → side → one a repeat."""
+Outcomes = dict[str, dict[str, list[dict[str, Any]]]]
+
+
+def run(sizes: dict[str, Any], repeats: int, after_repeat: Callable[[Outcomes], None]) -> Outcomes:
+    """All outcomes: part → side → one a repeat; those so far are given to a function after each repeat."""
     with tempfile.TemporaryDirectory() as folder:
         for step in ("annotations", "weights"):
             subprocess.run(
                 [sys.executable, str(HERE / "job_side.py"), step, folder, json.dumps(sizes)], check=True, text=True
             )
         sides = {name: Side(name, folder, sizes) for name in ("detectron2", "class-agnostic", "eql_d2")}
-        outcomes: dict[str, dict[str, list[dict[str, Any]]]] = {part: {} for part in PARTS}
+        outcomes: Outcomes = {part: {} for part in PARTS}
         for repeat in range(repeats):
             for part, of_part in outcomes.items():
                 for name, side in sides.items():
@@ -74,12 +78,13 @@ def run(sizes: dict[str, Any], repeats: int) -> dict[str, dict[str, list[dict[st
                         continue
                     of_part.setdefault(name, []).append(side.do(part))
                 print(f"repeat {repeat + 1} of {repeats}: {part}", file=sys.stderr, flush=True)
+            after_repeat(outcomes)
         for side in sides.values():
             side.finish()
     return outcomes
 
 
-def check(outcomes: dict[str, dict[str, list[dict[str, Any]]]]) -> None:
+def check(outcomes: Outcomes) -> None:
     """Make sure that both sides did the same."""
     for part, of_part in outcomes.items():
         stock, ours = of_part["detectron2"][0], of_part["eql_d2"][0]
@@ -89,7 +94,7 @@ def check(outcomes: dict[str, dict[str, list[dict[str, Any]]]]) -> None:
             assert abs(stock[name] - ours[name]) <= allowed, (part, name, stock[name], ours[name])
 
 
-def summary(outcomes: dict[str, dict[str, list[dict[str, Any]]]], sizes: dict[str, Any]) -> dict[str, Any]:
+def summary(outcomes: Outcomes, sizes: dict[str, Any]) -> dict[str, Any]:
     """Medians of times, largest peaks, and the whole of LVIS from its parts."""
     rows = []
     for part, of_part in outcomes.items():
@@ -143,25 +148,27 @@ def main() -> None:
         "images": 4 if arguments.small else 40,
         "rois": 8 if arguments.small else 64,
     }
-    outcomes = run(sizes, arguments.repeats)
+
+    def write(outcomes: Outcomes) -> dict[str, Any]:
+        content = {
+            "machine": machine(arguments.device),
+            "torch": torch.__version__,
+            "repeats": len(outcomes["step"]["eql_d2"]),
+            "sizes": sizes,
+            **summary(outcomes, sizes),
+        }
+        if arguments.json:
+            Path(arguments.json).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        return content
+
+    outcomes = run(sizes, arguments.repeats, write)
     check(outcomes)
-    content = {
-        "machine": machine(arguments.device),
-        "torch": torch.__version__,
-        "repeats": arguments.repeats,
-        "sizes": sizes,
-        **summary(outcomes, sizes),
-    }
+    content = write(outcomes)
     print(tabulate(content["parts"], headers="keys", floatfmt=".3g"))
-    print(
-        tabulate(
-            [{"": name, **of_side} for name, of_side in content["LVIS v1"].items()], headers="keys", floatfmt=".3g"
-        )
-    )
+    whole = [{"": name, **of_side} for name, of_side in content["LVIS v1"].items()]
+    print(tabulate(whole, headers="keys", floatfmt=".3g"))
     print(", ".join(f"{key}: {value:.4g}" for key, value in content["facts"].items()))
     print(f"{content['machine']}, torch {torch.__version__}")
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

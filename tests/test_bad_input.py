@@ -274,3 +274,14 @@ def test_tool_meets_too_many_damaged_images(own_set, options, tmp_path):
 def test_tool_with_a_batch_that_cannot_be_shared(options):
     line = tool_refuses("--config-file", TINY, "--num-gpus", "2", *options, "SOLVER.IMS_PER_BATCH", "3")
     assert line == "error: SOLVER.IMS_PER_BATCH is 3; it must be a multiple of the 2 processes.\n"
+
+
+def test_a_gpu_without_enough_memory(options, monkeypatch):
+    def step(self):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    trainer = LongTailTrainer(setup(Namespace(config_file=TINY, opts=options, eval_only=False, resume=False)))
+    monkeypatch.setattr(type(trainer._trainer), "run_step", step)
+    trainer.iter = 3
+    with pytest.raises(UserError, match="The GPU has not enough memory for iteration 3; lower SOLVER.IMS_PER_BATCH"):
+        trainer.run_step()

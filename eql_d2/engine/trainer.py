@@ -227,10 +227,15 @@ class LongTailTrainer(DefaultTrainer):
         """One training step.
 
         Raises:
-            UserError: a loss is infinite or NaN; the sentence names the iteration.
+            UserError: a loss is infinite or NaN, or the GPU has not enough memory; the sentence names the iteration.
         """
         try:
             super().run_step()
+        except torch.cuda.OutOfMemoryError:
+            raise UserError(
+                f"The GPU has not enough memory for iteration {self.iter}; lower SOLVER.IMS_PER_BATCH, or set "
+                "SOLVER.AMP.ENABLED True, or INPUT.MIN_SIZE_TRAIN and MAX_SIZE_TRAIN to smaller sizes."
+            ) from None
         except FloatingPointError as error:
             raise UserError(
                 f"{' '.join(str(error).split())}; lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS or set "
