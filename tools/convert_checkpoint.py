@@ -3,13 +3,14 @@
 
 Sources: mmdet (mmdetection 2.x and 3.x: Seesaw Loss, baselines), eqlv2 (EQLv2's code: EQLv2, EQL, BAGS, cRT, LWS,
 baselines), bags (BAGS's code, of mmdetection 1.x, and its baselines), eql (EQL's first code, a fork of Detectron2),
-torchvision (ResNet and ResNeXt of ImageNet, to start training from).
+torchvision (ResNet and ResNeXt of ImageNet, to start training from: the papers' are the V1 weights), detectron2
+(Detectron2 itself and what builds on it, such as ViTDet: a sigmoid classifier's column for background is dropped).
 
 Examples:
     python tools/convert_checkpoint.py --source mmdet --weights mask_rcnn_r50_fpn_seesaw_loss.pth \\
         --config-file configs/LVISv1/seesaw_2x/mask_rcnn_R50_FPN/seesaw.yaml --output output/seesaw.pth
     python tools/train_net.py --eval-only --config-file output/seesaw.yaml
-    python tools/convert_checkpoint.py --source torchvision --weights resnet101-cd907fc2.pth \\
+    python tools/convert_checkpoint.py --source torchvision --weights resnet101-63fe2227.pth \\
         --config-file configs/LVISv1/seesaw_2x/mask_rcnn_R101_FPN/softmax.yaml \\
         --output datasets/weights/torchvision-R-101.pkl
 """
@@ -52,6 +53,8 @@ def report(conversion: Conversion, differences: dict[str, float]) -> None:
         for reason, number in Counter(reasons.values()).items():
             example = next(name for name, given in reasons.items() if given == reason)
             print(f"{number} tensors {title} ({example}{', …' if number > 1 else ''}): {reason}.")
+    for remark in conversion.remarks:
+        print(remark)
     for change in conversion.changes:
         print(f"The weights need {change}.")
     worst = max(differences, key=differences.get)

@@ -66,7 +66,9 @@ class ImageClassifier(nn.Module):
             "backbone": backbone,
             "cls_score": build_classifier_layer(cfg, shape.channels, loss),
             "loss": loss,
-            "calibration": Calibration(loss, tau_norm=cfg.TEST.TAU_NORM),
+            "calibration": Calibration(
+                loss, tau_norm=cfg.TEST.TAU_NORM, tau_norm_keep_scale=cfg.TEST.TAU_NORM_KEEP_SCALE
+            ),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import GeneralizedRCNN, build_model
 from torch import Tensor, nn
 
+from eql_d2.conversion.imagenet_weights import check_imagenet_weights
 from eql_d2.conversion.layouts import (
     SOURCES,
     Source,
@@ -46,6 +47,7 @@ class Conversion:
         used: the source's name of each tensor that has a place, by its name here.
         not_needed: reasons by the source's names of tensors without a place.
         not_found: reasons by the names of this model's tensors that the source does not have.
+        remarks: what else is to be known of the file, a sentence each.
     """
 
     cfg: CfgNode
@@ -54,6 +56,7 @@ class Conversion:
     used: dict[str, str] = field(default_factory=dict)
     not_needed: dict[str, str] = field(default_factory=dict)
     not_found: dict[str, str] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
 
 
 def convert(source_name: str, weights: str | Path, cfg: CfgNode) -> tuple[Conversion, SourceFile]:
@@ -74,6 +77,7 @@ def convert(source_name: str, weights: str | Path, cfg: CfgNode) -> tuple[Conver
     source = SOURCES[source_name]
     file = read_source_file(weights)
     _check_source(source, file)
+    remarks = [check_imagenet_weights(file.path)] if source_name == "torchvision" else []
     register_datasets(cfg)
     resolve_auto_values(cfg)
     if not source.backbone_only:
@@ -86,7 +90,7 @@ def convert(source_name: str, weights: str | Path, cfg: CfgNode) -> tuple[Conver
                 cfg, {"MODEL.ROI_MASK_HEAD.AVERAGED": head.NAME, "MODEL.ROI_MASK_HEAD.NAME": "AveragedMaskHeads"}
             )
     device, cfg.MODEL.DEVICE = cfg.MODEL.DEVICE, "cpu"
-    conversion = Conversion(cfg, build_model(cfg).eval(), changes)
+    conversion = Conversion(cfg, build_model(cfg).eval(), changes, remarks=remarks)
     cfg.MODEL.DEVICE = device
     if not source.backbone_only:
         with contextlib.suppress(KeyError):  # the classes of some datasets have no names

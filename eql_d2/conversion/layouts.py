@@ -15,6 +15,10 @@ NOT_NEEDED = (
     ("pixel_std", "compared with MODEL.PIXEL_STD"),
     ("cell_anchors.", "compared with MODEL.ANCHOR_GENERATOR"),
 )
+FEDERATED_WEIGHTS = (
+    ("fed_loss_cls_weights", "computed from the category counts"),
+    ("freq_weight", "computed from the category counts"),  # CenterNet2's name
+)
 IMAGENET_CLASSIFIER = (("fc.weight", "ImageNet's classifier"), ("fc.bias", "ImageNet's classifier"))
 
 
@@ -29,6 +33,7 @@ class Source:
         background_first: whether class 0 is background, in the classifier, the box deltas and the masks.
         normalized_deltas: whether box deltas are divided by standard deviations, not multiplied by weights.
         backbone_only: whether only the backbone is to be found.
+        spare_background: whether a sigmoid classifier has a last column for background, which nothing uses.
         predictors: the box predictors that the code base has.
         remark: what cannot be converted, one sentence.
         not_needed: (end of a name, or a part if it ends with a dot; reason) of tensors without a place.
@@ -40,6 +45,7 @@ class Source:
     background_first: bool = False
     normalized_deltas: bool = True
     backbone_only: bool = False
+    spare_background: bool = False
     predictors: frozenset[str] = frozenset()
     remark: str = ""
     not_needed: tuple[tuple[str, str], ...] = NOT_NEEDED
@@ -79,6 +85,16 @@ SOURCES = {
             _same_name,
             normalized_deltas=False,
             predictors=frozenset({"SoftmaxPredictor", "SigmoidPredictor", "EQLPredictor"}),
+        ),
+        Source(
+            "detectron2",
+            "roi_heads.box_predictor",
+            _same_name,
+            normalized_deltas=False,
+            spare_background=True,
+            predictors=frozenset({"SoftmaxPredictor", "SigmoidPredictor", "FederatedPredictor", "EQLPredictor"}),
+            remark="what the config's model does not have by itself, such as CenterNet2's proposals and their scores.",
+            not_needed=NOT_NEEDED + FEDERATED_WEIGHTS,
         ),
         Source(
             "torchvision",
@@ -128,6 +144,8 @@ def in_our_order(source: Source, name: str, tensor: Tensor, loss: Classification
     """
     if name.endswith("loss.cum_samples") and len(tensor) == loss.num_classes + 1:
         return tensor[:-1]  # mmdetection also counts background, but does not use it
+    if source.spare_background and ".cls_score." in name and len(tensor) == loss.num_logits + 1 and not loss.exclusive:
+        return tensor[:-1]
     if not source.background_first:
         return tensor
     if ".cls_score." in name:

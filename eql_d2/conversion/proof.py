@@ -27,7 +27,8 @@ def prove(conversion: Conversion, file: SourceFile, source_name: str) -> dict[st
     Args:
         conversion: see :func:`eql_d2.conversion.convert`.
         file: the weights that it is of.
-        source_name: key of ``SOURCES``.
+        source_name: key of ``SOURCES``. Of "detectron2", whose layers are this project's, the classifiers are
+            compared.
 
     Returns:
         The largest difference of each output, as a share of its largest value (at least 1).
@@ -37,13 +38,16 @@ def prove(conversion: Conversion, file: SourceFile, source_name: str) -> dict[st
     """
     source = SOURCES[source_name]
     model, cfg = conversion.model.double(), conversion.cfg
-    reference = SourceModel(source, file, _source_settings(cfg, source, file))
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (HEIGHT, WIDTH, 3), generator=generator, dtype=torch.uint8)  # BGR
     try:
-        if source.backbone_only:
+        if source.spare_background:
+            pairs = _classifier_outputs(model, file, image, cfg, generator)
+        elif source.backbone_only:
+            reference = SourceModel(source, file, _source_settings(cfg, source, file))
             pairs = _backbone_outputs(model, reference, image, cfg)
         else:
+            reference = SourceModel(source, file, _source_settings(cfg, source, file))
             pairs = _outputs(model, reference, image, cfg, [delta_stds(file, stage) for stage in range(3)], generator)
         differences = {name: _difference(*pair) for name, pair in pairs.items()}
     finally:
@@ -93,6 +97,28 @@ def _backbone_outputs(
     for name, stage in zip(("res2", "res3", "res4", "res5"), reference.backbone(theirs), strict=True):
         if name in features:
             pairs[name] = (features[name], stage)
+    return pairs
+
+
+def _classifier_outputs(
+    model: GeneralizedRCNN, file: SourceFile, image: Tensor, cfg: CfgNode, generator: torch.Generator
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Scores of each stage, ours and by the file's classifier as it is."""
+    heads, features = model.roi_heads, model.backbone(_preprocessed(model, image, cfg))
+    pooled = heads.box_pooler([features[name] for name in heads.box_in_features], [Boxes(_random_boxes(generator))])
+    is_cascade = isinstance(heads.box_predictor, nn.ModuleList)
+    stages = list(zip(heads.box_head, heads.box_predictor, strict=True)) if is_cascade else []
+    pairs = {}
+    for stage, (head, predictor) in enumerate(stages or [(heads.box_head, heads.box_predictor)]):
+        of_box = head(pooled)
+        place = f"roi_heads.box_predictor.{f'{stage}.' if is_cascade else ''}cls_score"
+        weight, bias = (file.tensors[f"{place}.{part}"].double() for part in ("weight", "bias"))
+        logits = of_box.flatten(1) @ weight.T + bias
+        ours = predictor.test_logits(predictor(of_box))
+        suffix = f" of stage {stage}" if is_cascade else ""
+        pairs[f"logits{suffix}"] = (ours, logits[:, : predictor.loss.num_logits])
+        theirs = logits.softmax(dim=1) if predictor.loss.exclusive else logits.sigmoid()
+        pairs[f"scores{suffix}"] = (predictor.scores(ours)[:, :-1], theirs[:, : predictor.num_classes])
     return pairs
 
 

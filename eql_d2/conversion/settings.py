@@ -33,8 +33,10 @@ def needed_settings(source: Source, file: SourceFile, is_cascade: bool) -> dict[
         file: the checkpoint.
         is_cascade: whether the config's model is a Cascade.
     """
+    if source.name == "detectron2":  # its later checkpoints say nothing of their pixels: the config's count
+        return _recorded_means(file) if "pixel_mean" in file.tensors else {}
     if source.name == "eql":
-        return _of_detectron2(file)
+        return {"INPUT.FORMAT": "BGR", "MODEL.RESNETS.STRIDE_IN_1X1": True} | _recorded_means(file)
     settings = {
         "INPUT.FORMAT": "RGB",
         "MODEL.PIXEL_MEAN": IMAGENET_MEAN,
@@ -159,14 +161,13 @@ def _has_normed_mask(cfg: CfgNode) -> bool:
     return "Normed" in (head.AVERAGED if head.NAME == "AveragedMaskHeads" else head.NAME)
 
 
-def _of_detectron2(file: SourceFile) -> dict[str, Any]:
-    """A checkpoint of that time holds pixel means and anchors."""
-    settings: dict[str, Any] = {"INPUT.FORMAT": "BGR", "MODEL.RESNETS.STRIDE_IN_1X1": True}
+def _recorded_means(file: SourceFile) -> dict[str, Any]:
+    """A checkpoint of Detectron2 0.1 holds pixel means and anchors."""
     mean, std = (
         file.tensors.get(f"pixel_{name}", torch.tensor(default)).flatten().tolist()
         for name, default in (("mean", MSRA_MEAN), ("std", [1.0, 1.0, 1.0]))
     )
-    return settings | {
+    return {
         "MODEL.PIXEL_MEAN": [round(value, 4) for value in mean],
         "MODEL.PIXEL_STD": [round(value, 4) for value in std],
     }

@@ -24,9 +24,12 @@ class EqualizationLoss(ActivatedLoss):
         threshold: form of T, a key of :data:`THRESHOLD_FUNCTIONS`.
         exclude_background: False is the ablation with E = 1 everywhere (paper, table 4).
         activation: "sigmoid" or "gumbel", see :class:`~eql_d2.losses.activation.ActivatedLoss`.
+        tail_instances: number of training instances below which a class is tail, in place of ``lambda_``; 0 goes by
+            ``lambda_``. EQLv2's code has 1652 for Open Images (configs/openimages/eql_r50_fpn_8x2_2x.py).
+        instance_counts: (K,) number of training instances of each class; needed with ``tail_instances`` only.
 
     Raises:
-        ValueError: an argument is out of its range; the sentence names it.
+        ValueError: an argument is out of its range, or missing; the sentence names it.
 
     Example:
         >>> loss = EqualizationLoss(num_classes=3, image_frequencies=[0.5, 0.1, 0.001])
@@ -46,6 +49,8 @@ class EqualizationLoss(ActivatedLoss):
         threshold: str = "step",
         exclude_background: bool = True,
         activation: str = "sigmoid",
+        tail_instances: int = 0,
+        instance_counts: Tensor | None = None,
     ) -> None:
         super().__init__(num_classes, activation)
         if threshold not in THRESHOLD_FUNCTIONS:
@@ -54,8 +59,23 @@ class EqualizationLoss(ActivatedLoss):
         self.lambda_ = lambda_
         self.threshold = threshold
         self.exclude_background = exclude_background
-        tail = THRESHOLD_FUNCTIONS[threshold](frequencies, lambda_)
+        self.tail_instances = tail_instances
+        if tail_instances:
+            tail = self._rarer_than(tail_instances, instance_counts)
+        else:
+            tail = THRESHOLD_FUNCTIONS[threshold](frequencies, lambda_)
         self.register_buffer("tail_weight", tail.float(), persistent=False)
+
+    def _rarer_than(self, tail_instances: int, instance_counts: Tensor | None) -> Tensor:
+        """(K,) 1 for the classes of fewer instances, else 0."""
+        if tail_instances < 0:
+            raise ValueError(f"tail_instances is {tail_instances}; it must not be negative.")
+        if self.threshold != "step":
+            raise ValueError(f"tail_instances makes a step, but threshold is {self.threshold!r}; set one of the two.")
+        if instance_counts is None:
+            raise ValueError("tail_instances needs the instance_counts of the training data.")
+        counts = class_statistics("instance_counts", instance_counts, self.num_classes)
+        return (counts < tail_instances).to(counts.dtype)
 
     def compute(self, logits: Tensor, gt_classes: Tensor, verified_classes: Tensor | None = None) -> dict[str, Tensor]:
         """Compute the loss.
@@ -86,7 +106,8 @@ class EqualizationLoss(ActivatedLoss):
 
     def extra_repr(self) -> str:
         spared = int((self.tail_weight > 0.5).sum())
-        return f"{super().extra_repr()}, lambda_={self.lambda_}, threshold={self.threshold}, tail_classes={spared}"
+        limit = f"tail_instances={self.tail_instances}" if self.tail_instances else f"lambda_={self.lambda_}"
+        return f"{super().extra_repr()}, {limit}, threshold={self.threshold}, tail_classes={spared}"
 
 
 def checked_image_frequencies(image_frequencies: Tensor, num_classes: int, lambda_: float) -> Tensor:

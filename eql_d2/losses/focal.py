@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eql_d2.losses.base import at_least_float32
 from eql_d2.losses.row_blocks import row_blocks
 from eql_d2.losses.sigmoid import SigmoidLoss, own_column, set_own_column, softplus
 
@@ -20,16 +21,20 @@ class FocalLoss(SigmoidLoss):
 
     The sum is divided by the number of RoIs, as every other loss here, so that learning rates carry over. Other
     conventions are constant factors of it: the paper divides by the number of positive anchors, the
-    Balanced Group Softmax code's comparison by RoIs times classes.
+    Balanced Group Softmax code's comparison by RoIs times logits, see ``as_in_bags``.
 
     Args:
         num_classes: number K of foreground classes.
         gamma: focusing, at least 0; 0 is weighted cross-entropy.
         alpha: weight in [0, 1] of positives; negatives weigh 1 - alpha.
         has_background: False is image classification.
+        as_in_bags: True is the loss of that comparison (Balanced Group Softmax's code, mmdet/models/losses/
+            focal_loss.py and bbox_heads/bbox_head.py): K + 1 sigmoids, the last for background; the mean over RoIs
+            and logits, which is K + 1 times smaller; biases start at 0; scores are a softmax over the logits.
 
     Raises:
-        ValueError: an argument is out of its range; the sentence names it.
+        ValueError: an argument is out of its range, or ``as_in_bags`` is True without background; the sentence names
+            it.
 
     Example:
         >>> loss = FocalLoss(num_classes=3, gamma=0.0, alpha=0.5)
@@ -37,21 +42,39 @@ class FocalLoss(SigmoidLoss):
         1.039...
     """
 
-    def __init__(self, num_classes: int, gamma: float = 2.0, alpha: float = 0.25, has_background: bool = True) -> None:
-        super().__init__(num_classes, has_background)
+    def __init__(
+        self,
+        num_classes: int,
+        gamma: float = 2.0,
+        alpha: float = 0.25,
+        has_background: bool = True,
+        as_in_bags: bool = False,
+    ) -> None:
+        if as_in_bags and not has_background:
+            raise ValueError("as_in_bags is True, but its last sigmoid is background's, of which there is none here.")
+        super().__init__(num_classes, has_background, num_classes + as_in_bags)
         if gamma < 0:
             raise ValueError(f"gamma is {gamma}; it must not be negative.")
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha is {alpha}; it must lie between 0 and 1.")
         self.gamma = gamma
         self.alpha = alpha
+        self.as_in_bags = as_in_bags
+        self.exclusive = as_in_bags
 
     def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
         if torch.compiler.is_compiling():
             summed = self._dense_sum(logits, gt_classes)
         else:
             summed = _FocalSum.apply(logits, gt_classes, self.gamma, self.alpha)
-        return {"loss_cls": summed / max(len(gt_classes), 1)}
+        terms_in_mean = self.num_logits if self.as_in_bags else 1
+        return {"loss_cls": summed / (max(len(gt_classes), 1) * terms_in_mean)}
+
+    def scores(self, logits: Tensor) -> Tensor:
+        return at_least_float32(logits).softmax(dim=1) if self.as_in_bags else super().scores(logits)
+
+    def initial_bias(self, prior_prob: float = 0.001) -> Tensor:
+        return torch.zeros(self.num_logits) if self.as_in_bags else super().initial_bias(prior_prob)
 
     def _dense_sum(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
         """The formula at once, which the compiler fuses."""
@@ -62,7 +85,7 @@ class FocalLoss(SigmoidLoss):
         return (terms * torch.where(is_own, self.alpha, 1 - self.alpha)).sum()
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, gamma={self.gamma}, alpha={self.alpha}"
+        return f"{super().extra_repr()}, gamma={self.gamma}, alpha={self.alpha}, as_in_bags={self.as_in_bags}"
 
 
 class _FocalSum(torch.autograd.Function):

@@ -139,13 +139,14 @@ def build_loss(
     given: dict[str, Any] = {"num_classes": num_classes, "has_background": has_background}
     if loss_class.has_background != has_background and "has_background" not in parameters:
         raise ValueError(f"{name} {'needs' if loss_class.has_background else 'has no'} background classes.")
-    needed = [statistic for statistic in STATISTICS if statistic in parameters]
-    if needed:
+    asked = [statistic for statistic in STATISTICS if statistic in parameters]
+    if asked:
         known = statistics_of(statistics) if isinstance(statistics, CategoryCounts) else dict(statistics or {})
+        needed = [statistic for statistic in asked if parameters[statistic].default is inspect.Parameter.empty]
         absent = [statistic for statistic in needed if statistic not in known]
         if absent:
             raise ValueError(f"{name} needs the {absent[0]} of the training data.")
-        given |= {statistic: known[statistic] for statistic in needed}
+        given |= {statistic: known[statistic] for statistic in asked if statistic in known}
     return loss_class(**{key: value for key, value in given.items() if key in parameters}, **options)
 
 

@@ -39,6 +39,7 @@ class LongTailPredictor(FastRCNNOutputLayers):
         normed_classifier: whether the classifier is a :class:`NormedLinear`.
         temperature: of the normed classifier.
         scaled_classifier: whether the classifier is a :class:`ScaledLinear`.
+        scales_bias: of the scaled classifier.
         calibration: arguments of :class:`Calibration`.
         image_level_labels: see ``MODEL.LONG_TAIL.IMAGE_LEVEL_LABELS``.
         kwargs: arguments of :class:`FastRCNNOutputLayers`.
@@ -61,6 +62,7 @@ class LongTailPredictor(FastRCNNOutputLayers):
         normed_classifier: bool = False,
         temperature: float = 20.0,
         scaled_classifier: bool = False,
+        scales_bias: bool = True,
         calibration: dict[str, Any] | None = None,
         image_level_labels: bool = False,
         **kwargs: Any,
@@ -74,8 +76,10 @@ class LongTailPredictor(FastRCNNOutputLayers):
         in_features = self.cls_score.in_features
         if normed_classifier:
             self.cls_score = NormedLinear(in_features, loss.num_logits, temperature)
+        elif scaled_classifier:
+            self.cls_score = ScaledLinear(in_features, loss.num_logits, scales_bias)
         else:
-            self.cls_score = (ScaledLinear if scaled_classifier else nn.Linear)(in_features, loss.num_logits)
+            self.cls_score = nn.Linear(in_features, loss.num_logits)
         nn.init.normal_(self.cls_score.weight, std=0.01)
         with torch.no_grad():
             self.cls_score.bias.copy_(loss.initial_bias(prior_prob))
@@ -103,10 +107,15 @@ class LongTailPredictor(FastRCNNOutputLayers):
         arguments["normed_classifier"] = cfg.MODEL.ROI_BOX_HEAD.NORMED_CLASSIFIER
         arguments["temperature"] = cfg.MODEL.ROI_BOX_HEAD.TEMPERATURE
         arguments["scaled_classifier"] = cfg.MODEL.ROI_BOX_HEAD.SCALED_CLASSIFIER
+        arguments["scales_bias"] = cfg.MODEL.ROI_BOX_HEAD.SCALED_CLASSIFIER_BIAS
         if cfg.MODEL.ROI_BOX_HEAD.NORMED_CLASSIFIER and cfg.MODEL.ROI_BOX_HEAD.SCALED_CLASSIFIER:
             raise UserError("MODEL.ROI_BOX_HEAD has both NORMED_CLASSIFIER and SCALED_CLASSIFIER; set one to False.")
         arguments["image_level_labels"] = cfg.MODEL.LONG_TAIL.IMAGE_LEVEL_LABELS
-        arguments["calibration"] = {"tau_norm": cfg.TEST.TAU_NORM, "norcal_gamma": cfg.TEST.NORCAL_GAMMA}
+        arguments["calibration"] = {
+            "tau_norm": cfg.TEST.TAU_NORM,
+            "tau_norm_keep_scale": cfg.TEST.TAU_NORM_KEEP_SCALE,
+            "norcal_gamma": cfg.TEST.NORCAL_GAMMA,
+        }
         if cfg.TEST.NORCAL_GAMMA:
             arguments["calibration"]["image_counts"] = torch.tensor(category_counts(cfg).image_counts)
         return arguments

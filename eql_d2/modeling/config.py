@@ -19,8 +19,15 @@ def add_modeling_config(cfg: CfgNode) -> None:
     cfg.MODEL.ROI_BOX_HEAD.TEMPERATURE = 20.0
     # A learned scale per class on top of the classifier (LWS): the parameter cls_score.scale.
     cfg.MODEL.ROI_BOX_HEAD.SCALED_CLASSIFIER = False
+    # Whether that scale also multiplies the bias, as in LWS's own code; in EQLv2's code it does not.
+    cfg.MODEL.ROI_BOX_HEAD.SCALED_CLASSIFIER_BIAS = True
     # What a Cascade averages over its stages: "probability" (Detectron2) or "logit" (mmdetection).
     cfg.MODEL.ROI_BOX_CASCADE_HEAD.SCORE_AVERAGE = "probability"
+    # Weight of the box losses of each Cascade stage; empty is 1 for all. (1.0, 0.5, 0.25) is mmdetection's.
+    cfg.MODEL.ROI_BOX_CASCADE_HEAD.STAGE_WEIGHTS = ()
+    # What the stages' gradients are to the features that all stages pool from: their "mean" (Detectron2) or their "sum"
+    # (mmdetection).
+    cfg.MODEL.ROI_BOX_CASCADE_HEAD.FEATURE_GRADIENT = "mean"
     # Class-specific masks: compute only the mask of each RoI's own class (ground truth, or prediction in testing).
     # False computes all classes' and looks at that one, as Detectron2; results are the same but for rounding.
     cfg.MODEL.ROI_MASK_HEAD.OWN_CLASS_ONLY = True
@@ -40,7 +47,8 @@ def add_modeling_config(cfg: CfgNode) -> None:
     cfg.MODEL.WEIGHTS_EXCLUDE = ()
 
     cfg.MODEL.LONG_TAIL = CfgNode()
-    # Share of each class that a sigmoid classifier predicts at the start of training.
+    # Share of each class that a sigmoid classifier predicts at the start of training. Detectron2's own sigmoid
+    # classifier (USE_SIGMOID_CE, federated loss) starts with biases of 0, which is 0.5 here; CenterNet2's with 0.01.
     cfg.MODEL.LONG_TAIL.PRIOR_PROB = 0.001
     # Image-level labels (EQL's paper, section 4.2): negatives of tail classes that are annotated in the image, or
     # verified to be absent from it (neg_category_ids), count in full. Of the losses only EQL's can use them; it is
@@ -53,4 +61,7 @@ def add_modeling_config(cfg: CfgNode) -> None:
 
     # Calibration of the trained classifier: tau of tau-normalisation and gamma of NorCal; 0 switches them off.
     cfg.TEST.TAU_NORM = 0.0
+    # Whether tau-normalised weights keep the mean norm of the classes' weights, and so their scale against background.
+    # False is the form of the paper and of BAGS's comparison: they are divided by their norms alone.
+    cfg.TEST.TAU_NORM_KEEP_SCALE = True
     cfg.TEST.NORCAL_GAMMA = 0.0

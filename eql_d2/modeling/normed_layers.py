@@ -39,15 +39,20 @@ class ScaledLinear(nn.Linear):
     Args:
         in_features: length of x.
         out_features: number of outputs.
+        scales_bias: whether s also scales b, as in Kang et al.'s code; False is s · wᵀx + b, as in EQLv2's code
+            (mmdet/models/roi_heads/bbox_heads/lws_layer.py).
     """
 
-    def __init__(self, in_features: int, out_features: int) -> None:
+    def __init__(self, in_features: int, out_features: int, scales_bias: bool = True) -> None:
         super().__init__(in_features, out_features)
         self.scale = nn.Parameter(torch.ones(out_features))
+        self.scales_bias = scales_bias
 
     def forward(self, x: Tensor) -> Tensor:
         """(R, in_features) to (R, out_features)."""
-        return self.scale * super().forward(x)
+        if self.scales_bias:
+            return self.scale * super().forward(x)
+        return self.scale * F.linear(x, self.weight) + self.bias
 
 
 class NormedConv2d(nn.Conv2d):

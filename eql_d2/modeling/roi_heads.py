@@ -1,5 +1,6 @@
 """Detectron2's ROI heads with the box predictor that the config names."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
@@ -34,26 +35,49 @@ class LongTailCascadeROIHeads(TargetedROIHeads, CascadeROIHeads):
     Args:
         score_average: "probability" averages the stages' scores, as Detectron2; "logit" their logits, which the last
             stage's loss turns into scores, as Seesaw Loss's code.
+        stage_weights: of each stage's box losses, at least 0; empty is 1 for all.
+        feature_gradient: "mean" gives the features that all stages pool from the mean of the stages' gradients, as
+            Detectron2; "sum" their sum, as mmdetection.
         kwargs: arguments of :class:`TargetedROIHeads` and :class:`CascadeROIHeads`.
 
     Raises:
-        UserError: ``score_average`` is neither.
+        UserError: an argument is none of these, or there are not as many weights as stages.
     """
 
     @configurable
-    def __init__(self, *, score_average: str = "probability", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        score_average: str = "probability",
+        stage_weights: Sequence[float] = (),
+        feature_gradient: str = "mean",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if score_average not in ("probability", "logit"):
             raise UserError(
                 f"MODEL.ROI_BOX_CASCADE_HEAD.SCORE_AVERAGE is {score_average!r}; it must be probability or logit."
             )
+        if len(stage_weights) not in (0, self.num_cascade_stages) or not all(weight >= 0 for weight in stage_weights):
+            raise UserError(
+                f"MODEL.ROI_BOX_CASCADE_HEAD.STAGE_WEIGHTS is {tuple(stage_weights)}; give each of the "
+                f"{self.num_cascade_stages} stages a weight of at least 0, or none."
+            )
+        if feature_gradient not in ("mean", "sum"):
+            raise UserError(
+                f"MODEL.ROI_BOX_CASCADE_HEAD.FEATURE_GRADIENT is {feature_gradient!r}; it must be mean or sum."
+            )
         self.score_average = score_average
+        self.stage_weights = tuple(stage_weights) or (1.0,) * self.num_cascade_stages
+        self.feature_gradient = feature_gradient
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         return {
             **super().from_config(cfg, input_shape),
             "score_average": cfg.MODEL.ROI_BOX_CASCADE_HEAD.SCORE_AVERAGE,
+            "stage_weights": cfg.MODEL.ROI_BOX_CASCADE_HEAD.STAGE_WEIGHTS,
+            "feature_gradient": cfg.MODEL.ROI_BOX_CASCADE_HEAD.FEATURE_GRADIENT,
         }
 
     @classmethod
@@ -83,7 +107,10 @@ class LongTailCascadeROIHeads(TargetedROIHeads, CascadeROIHeads):
     ) -> Any:
         """Detectron2's stages in training; in testing they end with this project's selection of detections."""
         if self.training:
-            return super()._forward_box(features, proposals, targets)
+            losses = super()._forward_box(features, proposals, targets)
+            return {
+                name: value * self.stage_weights[int(name.rpartition("_stage")[2])] for name, value in losses.items()
+            }
         levels = [features[name] for name in self.box_in_features]
         image_sizes = [p.image_size for p in proposals]
         boxes: list[Tensor] = []
@@ -98,3 +125,18 @@ class LongTailCascadeROIHeads(TargetedROIHeads, CascadeROIHeads):
         mean = sum(stage_values) / self.num_cascade_stages
         scores = predictor.scores(mean) if self.score_average == "logit" else mean
         return predictor.select(boxes, scores.split([len(p) for p in proposals]), proposals)[0]
+
+    def _run_stage(self, features: list[Tensor], proposals: list[Instances], stage: int) -> Any:
+        """Detectron2's, which divides a stage's gradient to the features by the number of stages; "sum" undoes that."""
+        if self.training and self.feature_gradient == "sum":
+            features = [_with_gradient_times(level, self.num_cascade_stages) for level in features]
+        return super()._run_stage(features, proposals, stage)
+
+
+def _with_gradient_times(tensor: Tensor, factor: float) -> Tensor:
+    """The tensor, with a gradient that is multiplied on its way back."""
+    if not tensor.requires_grad:
+        return tensor
+    alias = tensor.view_as(tensor)
+    alias.register_hook(lambda gradient: gradient * factor)
+    return alias

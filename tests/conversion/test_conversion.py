@@ -7,6 +7,7 @@ import torchvision
 from detectron2.modeling import build_model
 
 from eql_d2.conversion import convert, prove, save
+from eql_d2.conversion.imagenet_weights import check_imagenet_weights, describe_checksum
 from eql_d2.engine import load_config
 from eql_d2.engine.checkpoint import AtomicCheckpointer
 from eql_d2.engine.description import read_description
@@ -246,3 +247,45 @@ def test_the_output_predicts_without_the_dataset(config, tmp_path):
     predictor(np.zeros((64, 64, 3), dtype=np.uint8))
     ours = conversion.model.state_dict()
     assert all(torch.equal(value, ours[name]) for name, value in predictor.model.state_dict().items())
+
+
+@pytest.mark.parametrize("cascade", [False, True])
+def test_a_sigmoid_classifier_of_detectron2_loses_its_column_for_background(cascade, config, tmp_path):
+    """As in ViTDet's and CenterNet2's LVIS models: K + 1 columns, of which the last has no part in the loss."""
+    torch.manual_seed(1)
+    cfg = config("Federated", *(CASCADE if cascade else []))
+    tensors = build_model(cfg).state_dict()
+    for name in list(tensors):
+        if ".cls_score." in name:
+            extra = torch.randn_like(tensors[name][:1])
+            tensors[name] = torch.cat([torch.randn_like(tensors[name]), extra])
+        elif name.endswith("sampling_weights"):
+            del tensors[name]
+    place = "roi_heads.box_predictor.0" if cascade else "roi_heads.box_predictor"
+    tensors[f"{place}.fed_loss_cls_weights"] = torch.rand(K)  # Detectron2's buffer
+    path = tmp_path / "model_final.pth"
+    torch.save({"model": tensors, "iteration": 1}, path)
+    conversion, file = convert("detectron2", path, cfg)
+    assert conversion.changes == []
+    state = conversion.model.state_dict()
+    assert torch.equal(state[f"{place}.cls_score.weight"], tensors[f"{place}.cls_score.weight"][:K])
+    assert list(conversion.not_needed) == [f"{place}.fed_loss_cls_weights"]
+    assert len(prove(conversion, file, "detectron2")) == (6 if cascade else 2)
+    predictor = conversion.model.roi_heads.box_predictor
+    with torch.no_grad():
+        layer = (predictor[-1] if cascade else predictor).cls_score
+        layer.weight.copy_(layer.weight.roll(1, dims=0))
+    with pytest.raises(UserError, match="does not compute what"):
+        prove(conversion, file, "detectron2")
+
+
+def test_torchvision_weights_are_known_by_their_checksum(tmp_path):
+    assert describe_checksum("63fe2227") == "These are torchvision's ResNet101 IMAGENET1K_V1 (top-1 77.4)."
+    newer = describe_checksum("cd907fc2")
+    assert newer.startswith("WARNING: These are torchvision's ResNet101 IMAGENET1K_V2 (top-1 81.9)")
+    assert newer.endswith("IMAGENET1K_V1 (top-1 77.4): resnet101-63fe2227.pth.")
+    path = tmp_path / "resnet101-63fe2227.pth"
+    path.write_bytes(b"half a download")
+    with pytest.raises(UserError, match="and not the 63fe2227 of their name; download them again"):
+        check_imagenet_weights(path)
+    assert "of no weights that torchvision publishes" in check_imagenet_weights(path.rename(tmp_path / "mine.pth"))

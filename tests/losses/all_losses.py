@@ -30,10 +30,12 @@ OPTIONS: dict[str, dict] = {
 # Further forms of a method, by its name and a suffix.
 VARIANTS: dict[str, dict] = {
     "eql_gompertz": {"threshold": "gompertz"},
+    "eql_by_instances": {"tail_instances": 50},
     "eqlv2_without_objectness": {"objectness": False},
     "seesaw_mitigation_only": {"q": 0},
     "seesaw_without_objectness": {"q": 0, "objectness": False},
     "focal_steep": {"gamma": 0.5, "alpha": 0.6},
+    "focal_as_in_bags": {"as_in_bags": True},
     "inverse_frequency_sqrt": {"power": 0.5},
     "sigmoid_gumbel": {"activation": "gumbel"},
     "eql_gumbel": {"activation": "gumbel"},

@@ -147,3 +147,23 @@ def test_lambda_for_tail_ratio_is_the_smallest_tail_that_reaches_it(counts, rati
 def test_tail_ratio_outside_its_range_is_named():
     with pytest.raises(ValueError, match="The tail ratio is 1"):
         lambda_for_tail_ratio(1, torch.tensor([1, 2]), 10)
+
+
+def test_a_tail_by_instances_is_below_their_number_whatever_the_images():
+    loss = EqualizationLoss(3, torch.tensor([0.5, 0.1, 0.9]), tail_instances=1652, instance_counts=[1651, 1652, 7])
+    assert loss.tail_weight.tolist() == [1, 0, 1]
+    assert "tail_instances=1652" in repr(loss)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "tail_instances needs the instance_counts of the training data"),
+        ({"instance_counts": [1, 2], "threshold": "gompertz"}, "threshold is 'gompertz'; set one of the two"),
+        ({"instance_counts": [1, 2], "tail_instances": -1}, "tail_instances is -1; it must not be negative"),
+        ({"instance_counts": [1, 2, 3]}, "instance_counts has shape"),
+    ],
+)
+def test_bad_thresholds_by_instances_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        EqualizationLoss(2, torch.tensor([0.5, 0.1]), **{"tail_instances": 10, **options})

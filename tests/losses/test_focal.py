@@ -95,3 +95,20 @@ def test_saturated_logits(gamma, magnitude):
 def test_bad_arguments_are_named(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         FocalLoss(K, **arguments)
+
+
+def test_as_in_bags_background_is_a_class_and_the_mean_is_over_all_logits():
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(9, K + 1, generator=generator, dtype=torch.float64) * 3
+    gt_classes = torch.tensor([0, 1, 2, 3, 4, 5, 5, 5, 4])
+    loss = FocalLoss(K, as_in_bags=True)
+    expected = focal_loss_by_loop(logits, gt_classes, 2.0, 0.25) / (K + 1)  # the loop takes class 5 for column 5
+    assert loss(logits, gt_classes)["loss_cls"].item() == pytest.approx(expected, rel=1e-12)
+    torch.testing.assert_close(loss.scores(logits), logits.softmax(dim=1))
+    assert loss.exclusive and not FocalLoss(K).exclusive
+    assert torch.equal(loss.initial_bias(), torch.zeros(K + 1))
+
+
+def test_as_in_bags_needs_background():
+    with pytest.raises(ValueError, match="as_in_bags is True, but its last sigmoid is background's"):
+        FocalLoss(K, has_background=False, as_in_bags=True)

@@ -39,6 +39,32 @@ def test_tau_norm_is_the_layer_with_normalized_weights(layer_class, tau):
     torch.testing.assert_close((ours - bias)[:, :K] / paper[:, :K], (norms[:K].mean() ** tau).expand(5, K))
 
 
+def test_the_form_of_bags_comparison_divides_by_the_norms_alone():
+    """tools/test_lvis_tnorm.py there: the classes' weights, not background's, and no bias."""
+    layer = make_classifier(nn.Linear)
+    weight = torch.cat([layer.weight[:K] / layer.weight[:K].norm(dim=1, keepdim=True), layer.weight[K:]])
+    ours = tau_normalized_logits(layer(FEATURES), layer, torch.arange(K), 1.0, keep_scale=False)
+    torch.testing.assert_close(ours, FEATURES @ weight.T + layer.bias)
+
+
+def test_tau_norm_of_a_scaled_classifier_whose_bias_has_no_scale():
+    layer = make_classifier(ScaledLinear)
+    layer.scales_bias = False
+    weight = layer.scale[:, None] * layer.weight
+    torch.testing.assert_close(layer(FEATURES), FEATURES @ weight.T + layer.bias)
+    norms = weight.norm(dim=1)
+    by_definition = torch.cat([weight[:K] / norms[:K, None] * norms[:K].mean(), weight[K:]])
+    ours = tau_normalized_logits(layer(FEATURES), layer, torch.arange(K), 1.0)
+    torch.testing.assert_close(ours, FEATURES @ by_definition.T + layer.bias)
+
+
+def test_the_forms_are_keys(tiny_cfg):
+    tiny_cfg.TEST.TAU_NORM_KEEP_SCALE = tiny_cfg.MODEL.ROI_BOX_HEAD.SCALED_CLASSIFIER_BIAS = False
+    tiny_cfg.MODEL.ROI_BOX_HEAD.SCALED_CLASSIFIER = True
+    predictor = build(tiny_cfg, "SoftmaxPredictor", tau=1.0)
+    assert not predictor.calibration.tau_norm_keep_scale and not predictor.cls_score.scales_bias
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_tau_norm_without_background(bias):
     """Of a plain classifier of images, with or without bias, it is the paper's but for one common factor."""

@@ -97,6 +97,48 @@ def test_an_unknown_average_is_named(tiny_cfg):
         build_model(tiny_cfg)
 
 
+def step(cfg, batch):
+    """Losses and the gradient of the FPN's finest level of one training step, by name."""
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    torch.manual_seed(1)  # the choice of RoIs
+    with EventStorage():
+        losses = model(batch)
+    sum(value for name, value in losses.items() if "_stage" in name).backward()
+    return {name: value.item() for name, value in losses.items()}, model.backbone.fpn_output2.weight.grad
+
+
+def test_cascade_stages_have_the_weights_and_gradients_asked_for(tiny_cfg):
+    make_cascade(tiny_cfg)
+    batch = next(iter(build_train_loader(tiny_cfg, seed=0)))
+    plain, mean = step(tiny_cfg, batch)
+    cascade = tiny_cfg.MODEL.ROI_BOX_CASCADE_HEAD
+    cascade.FEATURE_GRADIENT = "sum"
+    same, total = step(tiny_cfg, batch)
+    assert same == plain
+    torch.testing.assert_close(total, 3 * mean)
+    cascade.STAGE_WEIGHTS = (1.0, 0.5, 0.25)
+    weighted, _ = step(tiny_cfg, batch)
+    for name, value in plain.items():
+        factor = {"0": 1, "1": 0.5, "2": 0.25}[name[-1]] if "_stage" in name else 1
+        assert weighted[name] == pytest.approx(factor * value), name
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("STAGE_WEIGHTS", (1.0, 0.5), r"STAGE_WEIGHTS is \(1.0, 0.5\); give each of the 3 stages a weight"),
+        ("STAGE_WEIGHTS", (1.0, 0.5, -1.0), "of at least 0, or none"),
+        ("FEATURE_GRADIENT", "max", "FEATURE_GRADIENT is 'max'; it must be mean or sum"),
+    ],
+)
+def test_bad_values_of_a_cascade_are_named(tiny_cfg, key, value, sentence):
+    make_cascade(tiny_cfg)
+    tiny_cfg.MODEL.ROI_BOX_CASCADE_HEAD[key] = value
+    with pytest.raises(UserError, match=sentence):
+        build_model(tiny_cfg)
+
+
 def test_cascade_stages_own_their_losses(tiny_cfg):
     make_cascade(tiny_cfg)
     predictors = build_model(tiny_cfg).roi_heads.box_predictor
