@@ -55,7 +55,7 @@ def leaf_of(path: Path) -> Leaf:
     """Take the path of an LVIS config apart."""
     version, recipe, model, name = path.with_suffix("").parts[-4:]
     architecture, backbone = re.fullmatch(r"(\w+_rcnn)_(R50|R101|X101_64x4d)_FPN", model).groups()
-    method, sampler = re.fullmatch(r"(\w+?)(?:_(rfs|cas)|_image_labels)?", name).groups()
+    method, sampler = re.fullmatch(r"(\w+?)(?:_(rfs|cas))?", name).groups()
     return Leaf(version, recipe, architecture, backbone, method, sampler or "")
 
 

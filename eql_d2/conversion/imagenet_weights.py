@@ -50,9 +50,7 @@ def describe_checksum(digest: str) -> str:
     """One sentence on the weights of a checksum, see :func:`check_imagenet_weights`."""
     weights = published_weights().get(digest)
     if weights is None:
-        return (
-            f"The checksum {digest} is of no weights that torchvision publishes; what they were trained on is unknown."
-        )
+        return f"The checksum {digest} is of no weights that torchvision publishes; how they were trained is unknown."
     model = type(weights).__name__.removesuffix("_Weights")
     accuracy = weights.meta["_metrics"]["ImageNet-1K"]["acc@1"]
     fact = f"These are torchvision's {model} {weights.name} (top-1 {accuracy:.1f})"

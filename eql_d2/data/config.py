@@ -52,7 +52,8 @@ def _add_augmentation_keys(cfg: CfgNode) -> None:
     # On Open Images the papers use class-aware sampling, which has no threshold.
     # Repeat factors are sqrt(threshold / frequency); without the root if False. Detectron2 v0.6 has no such key.
     cfg.DATALOADER.REPEAT_SQRT = True
-    # How a repeat factor becomes a number of times: "stochastic" (Detectron2) or "ceil" (mmdetection), always up.
+    # How a repeat factor becomes a number of times: "stochastic" (Detectron2) or "ceil" (mmdetection), always up;
+    # "ceil_plus_one" (BAGS's code), and one more where the factor is above 1.
     cfg.DATALOADER.REPEAT_ROUNDING = "stochastic"
     # q of ClassBalancedTrainingSampler: a class with n images is drawn in proportion to n^q. 0: class-balanced;
     # 0.5: square-root; 1: instance-balanced sampling.

@@ -108,9 +108,8 @@ class LongTailCascadeROIHeads(TargetedROIHeads, CascadeROIHeads):
         """Detectron2's stages in training; in testing they end with this project's selection of detections."""
         if self.training:
             losses = super()._forward_box(features, proposals, targets)
-            return {
-                name: value * self.stage_weights[int(name.rpartition("_stage")[2])] for name, value in losses.items()
-            }
+            stage_of = {name: int(name.rpartition("_stage")[2]) for name in losses}
+            return {name: value * self.stage_weights[stage_of[name]] for name, value in losses.items()}
         levels = [features[name] for name in self.box_in_features]
         image_sizes = [p.image_size for p in proposals]
         boxes: list[Tensor] = []

@@ -29,7 +29,10 @@ METHOD_KEYS = (
     "MODEL.ROI_BOX_HEAD.NORMED_CLASSIFIER",
     "MODEL.ROI_BOX_HEAD.TEMPERATURE",
     "MODEL.ROI_BOX_HEAD.SCALED_CLASSIFIER",
+    "MODEL.ROI_BOX_HEAD.SCALED_CLASSIFIER_BIAS",
     "MODEL.ROI_BOX_CASCADE_HEAD.SCORE_AVERAGE",
+    "MODEL.ROI_BOX_CASCADE_HEAD.STAGE_WEIGHTS",
+    "MODEL.ROI_BOX_CASCADE_HEAD.FEATURE_GRADIENT",
     "MODEL.ROI_MASK_HEAD.NAME",
     "MODEL.ROI_MASK_HEAD.TEMPERATURE",
     "MODEL.LONG_TAIL.IMAGE_LEVEL_LABELS",
@@ -67,6 +70,8 @@ def emoji_training(training: Training, cfg: CfgNode) -> Training:
     for key in [key for key in of_node if key.endswith(".LAMBDA")]:
         # On Open Images the number of images says nothing; EmojiLVIS keeps its own threshold.
         values[key] = _scaled_lambda(values[key], num_images) if num_images else value_of(base, key)
+    for key in [key for key in of_node if key.endswith(".TAIL_INSTANCES")]:
+        values[key] = value_of(base, key)  # a number of boxes of Open Images; by the share of images above
     if repeats and num_images:
         scale = num_images / PRESETS["demo"].num_train_images
         values["DATALOADER.REPEAT_THRESHOLD"] = round(min(cfg.DATALOADER.REPEAT_THRESHOLD * scale, 1.0), 4)

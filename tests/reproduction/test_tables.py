@@ -24,6 +24,11 @@ DATASETS = {
     "ImageNet-LT": "imagenet_lt_test",
 }
 
+# Called sigmoid where the numbers were read; the sources do not say so, see the rows' notes.
+RENAMED = dict.fromkeys(("r072", "r075"), "Mask R-CNN baseline") | dict.fromkeys(
+    ("r078", "r087", "r090"), "Softmax baseline"
+)
+
 
 @pytest.fixture(autouse=True)
 def in_the_repository(monkeypatch):
@@ -42,7 +47,8 @@ def test_every_number_is_the_papers(reference):
         record = reference[row.id]
         numbers = {name: value for name, value in record["metrics"].items() if name != "AP_flag"}
         assert row.reported == numbers, row.name
-        assert (row.method, row.dataset) == (record["method"], record["dataset"]), row.name
+        assert row.method == RENAMED.get(row.id, record["method"]), row.name
+        assert row.dataset == record["dataset"], row.name
         assert row.model == f"{record['framework']} {record['backbone'] or ''}".strip(), row.name
         number = re.search(r"T(\d+)", record["table"])
         assert number is None or f"table {number[1]}" in row.source, row.name
@@ -94,7 +100,7 @@ def test_configs_are_what_the_source_says(reference):
         sampler = record.get("sampler") or ""
         assert sampler.startswith("RFS") is ("RepeatFactor" in cfg.DATALOADER.SAMPLER_TRAIN) or row.table in (
             "third_party",
-            "bags_readme",  # whose "RFS" row says random
+            "bags_readme",  # whose RFS rows say random
         ), row.name
         hparams, methods = record.get("hparams", {}), cfg.MODEL.LONG_TAIL
         expected = {
@@ -149,8 +155,8 @@ def test_decoupled_rows_say_what_they_start_from():
         if recipe.cfg.SOLVER.TRAINABLE:
             assert first is not None and not first.cfg.SOLVER.TRAINABLE, row.name
             assert first.cfg.DATASETS.TRAIN == recipe.cfg.DATASETS.TRAIN, row.name
-        else:
-            assert first is None or row.table == "emoji_benchmark", row.name
+        else:  # what BAGS's code compares with goes on from its finished baseline
+            assert first is None or row.table in ("emoji_benchmark", "bags_readme", "bags_ablations"), row.name
 
 
 @pytest.mark.parametrize("scale", ["paper", "emoji"])

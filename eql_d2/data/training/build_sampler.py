@@ -23,7 +23,7 @@ from eql_d2.errors import UserError
 from eql_d2.long_tail import CategoryCounts
 
 MIXTURE = "MixtureTrainingSampler"
-ROUNDINGS = ("stochastic", "ceil")
+ROUNDINGS = ("stochastic", "ceil", "ceil_plus_one")
 
 
 def build_sampler(cfg: CfgNode, classes: ImageClasses, seed: int) -> TrainingStream:

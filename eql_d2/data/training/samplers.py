@@ -48,19 +48,22 @@ class RepeatFactorTrainingSampler(TrainingStream):
 
     "stochastic" rounds r anew each epoch, up with the probability of its fraction: the stream of Detectron2's sampler
     of this name. "ceil" always rounds up, as mmdetection's ClassBalancedDataset does, so that each image with r > 1 is
-    shown twice at least and an epoch is longer.
+    shown twice at least and an epoch is longer. "ceil_plus_one" shows such an image once more still, as the code of
+    Balanced Group Softmax does (mmdet/datasets/loader/sampler.py, GroupSampler_addrepeat).
 
     Args:
         repeat_factors: (N,) float64, r of each image, >= 1; see :func:`category_repeat_factors`.
         seed: as above.
-        rounding: "stochastic" or "ceil".
+        rounding: "stochastic", "ceil" or "ceil_plus_one".
     """
 
     def __init__(self, repeat_factors: Tensor, seed: int, rounding: str = "stochastic") -> None:
         # Detectron2 computes in float32, and its stream depends on the last bit.
-        factors = repeat_factors.ceil() if rounding == "ceil" else repeat_factors.float()
+        factors = repeat_factors.float() if rounding == "stochastic" else repeat_factors.ceil()
+        if rounding == "ceil_plus_one":
+            factors = factors + (factors > 1)
         self._whole = factors.trunc().long()
-        self._fraction = None if rounding == "ceil" else factors - self._whole
+        self._fraction = factors - self._whole if rounding == "stochastic" else None
         self._seed = seed
 
     def stream(self) -> Iterator[int]:

@@ -206,7 +206,10 @@ RFS, BALANCED, MIXED = (f"{kind}TrainingSampler" for kind in ("RepeatFactor", "C
         ),
         ({"SAMPLER_TRAIN": RFS, "REPEAT_THRESHOLD": 0.0}, r"REPEAT_THRESHOLD is 0\.0, .* set it to the share"),
         ({"SAMPLER_TRAIN": RFS, "REPEAT_THRESHOLD": float("nan")}, "REPEAT_THRESHOLD is nan"),
-        ({"SAMPLER_TRAIN": RFS, "REPEAT_ROUNDING": "floor"}, "ROUNDING is 'floor'; it must be stochastic or ceil"),
+        (
+            {"SAMPLER_TRAIN": RFS, "REPEAT_ROUNDING": "floor"},
+            "ROUNDING is 'floor'; it must be stochastic, ceil or ceil_plus_one",
+        ),
         (
             {"SAMPLER_TRAIN": BALANCED, "CLASS_BALANCED_POWER": -0.5},
             r"CLASS_BALANCED_POWER is -0\.5; it must be from 0",

@@ -127,6 +127,12 @@ def test_ceil_of_whole_factors_adds_nothing():
     assert [sorted(epoch) for epoch in itertools.islice(iter_epochs(sampler, 4), 5)] == [[0, 1, 1, 1]] * 5
 
 
+def test_ceil_plus_one_adds_one_where_an_image_is_repeated():
+    """As in BAGS's code: ceil(r) more copies of an image with r > 1, none of another."""
+    sampler = RepeatFactorTrainingSampler(torch.tensor([1.0, 1.2, 2.0], dtype=torch.float64), 1, "ceil_plus_one")
+    assert [sorted(epoch) for epoch in itertools.islice(iter_epochs(sampler, 7), 3)] == [[0, 1, 1, 1, 2, 2, 2]] * 3
+
+
 def test_each_class_has_as_many_turns_and_each_of_its_images():
     drawn = take(ClassAwareTrainingSampler(IMAGES_OF_CLASS, seed=1), 36)
     # In every round of three, the single image of class 1 once.
