@@ -208,7 +208,7 @@ RFS, BALANCED, MIXED = (f"{kind}TrainingSampler" for kind in ("RepeatFactor", "C
         ({"SAMPLER_TRAIN": RFS, "REPEAT_THRESHOLD": float("nan")}, "REPEAT_THRESHOLD is nan"),
         (
             {"SAMPLER_TRAIN": RFS, "REPEAT_ROUNDING": "floor"},
-            "ROUNDING is 'floor'; it must be stochastic, ceil or ceil_plus_one",
+            "is 'floor'; it must be stochastic, ceil or ceil_plus_one",
         ),
         (
             {"SAMPLER_TRAIN": BALANCED, "CLASS_BALANCED_POWER": -0.5},
