@@ -35,8 +35,9 @@ def tau_normalized_logits(
     norms = (scale * classifier.weight.norm(dim=1))[class_columns].abs().clamp(min=1e-12)
     factors = torch.ones_like(scale)
     factors[class_columns] = ((norms.mean() if keep_scale else 1) / norms) ** tau
-    bias = torch.zeros_like(scale) if classifier.bias is None else classifier.bias
-    bias = scale * bias if isinstance(classifier, ScaledLinear) and classifier.scales_bias else bias
+    bias: Tensor = torch.zeros_like(scale) if classifier.bias is None else classifier.bias
+    if isinstance(classifier, ScaledLinear) and classifier.scales_bias:
+        bias = scale * bias
     return factors * (logits - bias) + bias
 
 
