@@ -19,6 +19,7 @@ VERBS = {
     "report": "report",
     "figures": "figures",
     "reproduce": "reproduce",
+    "configs": "list_configs",
     "convert": "convert_checkpoint",
     "emoji-lvis": "make_emoji_lvis",
 }

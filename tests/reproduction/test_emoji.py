@@ -2,9 +2,13 @@
 
 import pytest
 
+from eql_d2.engine import load_config
 from eql_d2.errors import UserError
+from eql_d2.losses import METHODS
+from eql_d2.modeling.loss_config import key_of
+from eql_d2.reproduction.emoji import emoji_training
 from eql_d2.reproduction.planned_runs import plan, recipe_of_row
-from eql_d2.reproduction.tables import find_rows
+from eql_d2.reproduction.tables import Training, find_rows
 from tests.conftest import ROOT
 
 
@@ -35,6 +39,18 @@ def test_methods_and_their_keys_are_the_rows():
     assert cfg_of("eql_t5/r028").DATALOADER.SAMPLER_TRAIN == "ClassAwareTrainingSampler"
     # 1e-3 of 99,388 images are 99 of them, and so are 0.124 of 800.
     assert pytest.approx(0.124, abs=0.001) == cfg_of("seesaw_t1/r117").DATALOADER.REPEAT_THRESHOLD
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS.values() if method.predictor and method.options])
+def test_no_method_s_keys_are_forgotten(method):
+    """As those of federated loss once were: a row's 7 classes silently became the default's 50."""
+    keyword, default = next((k, v) for k, v in method.options.items() if isinstance(v, (int, float)))
+    key = f"MODEL.LONG_TAIL.{method.node}.{key_of(keyword)}"
+    value = not default if isinstance(default, bool) else type(default)(default / 2)
+    cfg = load_config("configs/LVISv1/official/mask_rcnn_R50_FPN/softmax.yaml", [key, str(value)])
+    cfg.MODEL.ROI_BOX_HEAD.PREDICTOR = method.predictor
+    overrides = emoji_training(Training("LVISv1/official/mask_rcnn_R50_FPN/softmax.yaml"), cfg).overrides
+    assert key in overrides
 
 
 def test_data_and_schedule_are_emoji_lvis_own():

@@ -1,4 +1,4 @@
-"""The comparison methods through Detectron2's interface: they learn, and their keys and counts arrive."""
+"""Every method's predictor learns, and keys and counts arrive at its loss."""
 
 import pytest
 import torch
@@ -6,12 +6,11 @@ from detectron2.utils.events import EventStorage
 
 from eql_d2.data.category_counts import dataset_counts
 from eql_d2.errors import UserError
-from eql_d2.losses import ClassBalancedLoss, InverseFrequencyLoss
+from eql_d2.losses import METHODS, ClassBalancedLoss, InverseFrequencyLoss
 from eql_d2.modeling import build_box_predictor
 from tests.modeling.test_box_predictor import FEATURES, make_proposals
 
-NAMES = ["FocalPredictor", "ClassBalancedPredictor", "InverseFrequencyPredictor"]
-NAMES += ["FederatedPredictor", "DropLossPredictor"]
+NAMES = [method.predictor for method in METHODS.values() if method.predictor]
 
 
 def build(cfg, name):
