@@ -25,7 +25,13 @@ def main(argv: list[str] | None = None) -> None:
     if not entries:
         raise UserError(f"There is no config with {' or '.join(args.names)} in its name.")
     rows = [(e.name, e.method, e.sampler, e.schedule, " ".join(e.rows)) for e in entries]
-    print(tabulate(rows, headers=["config", "method", "sampler", "iterations x images", "rows"], maxcolwidths=[None, None, None, None, 60]))
+    print(
+        tabulate(
+            rows,
+            headers=["config", "method", "sampler", "iterations x images", "rows"],
+            maxcolwidths=[None, None, None, None, 60],
+        )
+    )
 
 
 if __name__ == "__main__":
