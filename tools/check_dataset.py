@@ -51,6 +51,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="only look whether the images are there and which are equal; far quicker, but finds no broken image",
     )
+    parser.add_argument(
+        "--images-outside", action="store_true", help="images may lie outside their folder (DATASETS.IMAGES_OUTSIDE)"
+    )
     parser.add_argument("--workers", type=int, help="processes that read images (default: one a CPU)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="the page (default: ./NAME_report.html)")
     args = parser.parse_args(argv)
@@ -74,6 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         val_image_root=args.val_images or args.images,
         decode=not args.no_decode,
         workers=args.workers,
+        images_outside=args.images_outside,
     )
     print("\n".join(scope(check)))
     if check.findings:

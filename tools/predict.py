@@ -16,11 +16,11 @@ import re
 import sys
 from pathlib import Path
 
-from eql_d2.data.annotations.lvis_format import image_ids_by_path
 from eql_d2.errors import UserError
 from eql_d2.known_warnings import silence_known_warnings
 from eql_d2.prediction.inputs import IMAGE_SUFFIXES, VIDEO_SUFFIXES, find_inputs
 from eql_d2.prediction.job import PredictionJob, prepare_output
+from eql_d2.prediction.known_ids import KnownImages
 from eql_d2.prediction.predictor import Predictor
 
 SKIPPED = 3
@@ -46,14 +46,14 @@ def main() -> int:
     )
     parser.add_argument("--threshold", type=float, default=0.3, help="least score (default: 0.3)")
     parser.add_argument("--max-detections", type=int, help="most detections of an image (default: the config's)")
-    parser.add_argument("--annotations", help="LVIS-format file whose image ids the results are to have")
+    parser.add_argument("--annotations", help="LVIS- or COCO-format file whose image ids the results are to have")
     parser.add_argument("--config-file", default="", help="config of the training, if the checkpoint has none")
     parser.usage = f"{parser.format_usage().removeprefix('usage: ').rstrip()} [KEY VALUE ...]"
     arguments = parser.parse_intermixed_args()
     silence_known_warnings()
     paths, overrides = split_overrides(arguments.inputs)
     inputs = find_inputs(paths, arguments.output)
-    known_ids = image_ids_by_path(arguments.annotations) if arguments.annotations else {}
+    known = KnownImages(arguments.annotations, [item.path for item in inputs]) if arguments.annotations else None
     prepare_output(arguments.output)
     predictor = Predictor(
         arguments.weights,
@@ -62,7 +62,14 @@ def main() -> int:
         score_threshold=arguments.threshold,
         max_detections=arguments.max_detections,
     )
-    summary = PredictionJob(predictor, arguments.output, known_ids).run(inputs)
+    if known is None:
+        job = PredictionJob(predictor, arguments.output)
+    else:
+        predictor.take_category_ids(known.categories, arguments.annotations)
+        for sentence in known.remarks:
+            print(f"warning: {sentence}", file=sys.stderr)
+        job = PredictionJob(predictor, arguments.output, known.ids, known.first_free_id)
+    summary = job.run(inputs)
     print(f"{summary.num_detections} detections in {summary.num_images} images or frames: {arguments.output}")
     if not summary.num_detections:
         print(f"Nothing scored above {arguments.threshold}; lower --threshold to see more.")

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -16,7 +15,9 @@ from eql_d2.analysis.class_values import corners, open_results, test_files
 from eql_d2.analysis.detection_errors import KINDS, Judgement, judge_detections
 from eql_d2.analysis.finished_runs import FinishedRun
 from eql_d2.data.annotations.cache import open_annotations
-from eql_d2.data.annotations.rules import is_region, relative_path
+from eql_d2.data.annotations.image_paths import image_paths
+from eql_d2.data.annotations.rules import is_region
+from eql_d2.data.pictures import BROKEN, read_picture
 from eql_d2.drawing.instances import draw_instances
 from eql_d2.errors import UserError
 from eql_d2.evaluation.metrics.ground_truth import GroundTruth
@@ -69,7 +70,7 @@ def gallery(
     truth, _ = opened = open_results(runs[0], dataset)
     results = [opened[1], *(open_results(run, dataset)[1] for run in runs[1:])]
     annotation_file, image_root = test_files(runs[0], dataset)
-    paths = image_paths_by_id(annotation_file)
+    paths = image_paths_by_id(annotation_file, image_root)
     with_objects = [image_id for image_id in sorted(truth.images) if truth.annotations(image_id)]
     chosen = [
         with_objects[i] for i in np.linspace(0, len(with_objects) - 1, min(num_images, len(with_objects))).astype(int)
@@ -79,10 +80,10 @@ def gallery(
     totals: list[Counter[str]] = [Counter() for _ in runs]
     for image_id in chosen:
         path = image_root / paths[image_id]
-        pixels = cv2.imread(str(path))
-        if pixels is None:
-            raise UserError(f"Image {path} of {dataset} is missing or unreadable.")
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+        try:
+            pixels = read_picture(str(path), "RGB")
+        except BROKEN:
+            raise UserError(f"Image {path} of {dataset} is missing or unreadable.") from None
         cells = []
         for run, of_run, total in zip(runs, results, totals, strict=True):
             picture, counts = _judged_picture(pixels, truth, image_id, of_run.of_image(image_id), score_threshold, side)
@@ -105,11 +106,10 @@ def legend() -> str:
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 
-def image_paths_by_id(annotation_file: Path) -> dict[int, str]:
+def image_paths_by_id(annotation_file: Path, image_root: Path) -> dict[int, str]:
     """Paths below the image folder of an annotation file's images, by their ids."""
     annotations = open_annotations(annotation_file)
-    images = (annotations.records(index)[0] for index in range(len(annotations)))
-    return {image["id"]: relative_path(image) for image in images}
+    return dict(zip(annotations.image_ids.tolist(), image_paths(annotations, image_root), strict=True))
 
 
 def judge_image(truth: GroundTruth, image_id: int, detections: list[dict[str, Any]]) -> tuple[Judgement, list[dict]]:

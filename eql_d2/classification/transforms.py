@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import functional
 
+from eql_d2.data.pictures import eight_bits
 from eql_d2.errors import UserError
 
 MODES = {"RGB": 3, "L": 1}
@@ -125,7 +126,7 @@ class ImageMapper:
             UserError: a transform does not take it, as one too small for a crop.
         """
         image = record["image"] if "image" in record else Image.open(record["file_name"])
-        image = image.convert(self._mode)
+        image = eight_bits(image).convert(self._mode)
         try:
             return {**record, "image": self._transform(image)}
         except (ValueError, TypeError, RuntimeError) as error:

@@ -1,5 +1,6 @@
 """The category counts of a config, of registered datasets and of an annotation file."""
 
+import dataclasses
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -8,9 +9,10 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from eql_d2.data.annotations.cache import PackedAnnotations, open_annotations
+from eql_d2.data.annotations.findings import defects_error
 from eql_d2.data.annotations.lvis_format import chosen_categories
 from eql_d2.errors import UserError
-from eql_d2.long_tail import LVIS_COUNT_FILES, LVIS_DATASETS, CategoryCounts, read_count_file
+from eql_d2.long_tail import LVIS_COUNT_FILES, LVIS_DATASETS, CategoryCounts, FrequencyThresholds, read_count_file
 
 
 def category_counts(cfg: CfgNode, check_classes: bool = True) -> CategoryCounts:
@@ -31,6 +33,7 @@ def category_counts(cfg: CfgNode, check_classes: bool = True) -> CategoryCounts:
     if explicit:
         counts, source = read_count_file(explicit), f"MODEL.LONG_TAIL.CATEGORY_COUNTS ({explicit})"
     elif cfg.DATASETS.TRAIN:
+        _require_registered(cfg)
         counts, source = (
             dataset_counts(tuple(cfg.DATASETS.TRAIN)),
             f"DATASETS.TRAIN ({', '.join(cfg.DATASETS.TRAIN)})",
@@ -40,12 +43,66 @@ def category_counts(cfg: CfgNode, check_classes: bool = True) -> CategoryCounts:
             "No source of category counts: set DATASETS.TRAIN to a registered dataset "
             "or MODEL.LONG_TAIL.CATEGORY_COUNTS to a JSON file."
         )
+    counts = with_thresholds(counts, cfg)
     key, num_classes = num_classes_of_model(cfg)
     if check_classes and counts.num_classes != num_classes:
         raise UserError(
             f"{key} is {num_classes}, but {source} has {counts.num_classes} classes; set it to {counts.num_classes}."
         )
     return counts
+
+
+def with_thresholds(counts: CategoryCounts, cfg: CfgNode) -> CategoryCounts:
+    """The counts with the config's thresholds of the groups rare, common and frequent.
+
+    Raises:
+        UserError: the thresholds are out of order.
+    """
+    thresholds = cfg.MODEL.LONG_TAIL.FREQUENCY_THRESHOLDS
+    try:
+        return dataclasses.replace(counts, thresholds=FrequencyThresholds(*thresholds))
+    except (TypeError, ValueError):
+        raise UserError(
+            f"MODEL.LONG_TAIL.FREQUENCY_THRESHOLDS is {thresholds}; it takes two numbers of images, the smaller first, "
+            "or auto."
+        ) from None
+
+
+def _require_registered(cfg: CfgNode) -> None:
+    """Say what to do where a config is used outside of a run, as by Detectron2's DefaultPredictor."""
+    described = {entry.get("name") for entry in cfg.DATASETS.CUSTOM if isinstance(entry, dict)}
+    for name in cfg.DATASETS.TRAIN:
+        if name not in MetadataCatalog.list() and (name in described or cfg.DATASETS.CUSTOM_FILE):
+            raise UserError(
+                f"Dataset {name!r} is described in the config, but not registered; call "
+                "eql_d2.data.registration.register_custom_datasets(cfg) first, or use "
+                "eql_d2.prediction.predictor.Predictor, which needs no dataset."
+            )
+
+
+def no_instances_error(dataset_names: Sequence[str]) -> UserError | None:
+    """The error of training data without an annotated object, which says why; None where there is one.
+
+    Args:
+        dataset_names: registered datasets; those without annotation file are not looked at.
+    """
+    crowds = 0
+    for name in dataset_names:
+        metadata = MetadataCatalog.get(name)
+        if metadata.get("category_counts") or metadata.get("count_classes"):
+            return None
+        if metadata.get("prepare"):
+            metadata.prepare()
+        if not metadata.get("json_file"):
+            return None
+        if sum(count_annotations(metadata.json_file, metadata.get("categories")).instance_counts):
+            return None
+        defects = defects_error(metadata.json_file, open_annotations(metadata.json_file).findings)
+        if defects:
+            return defects
+        crowds += int(open_annotations(metadata.json_file).regions.sum())
+    why = f": all {crowds} annotations are crowds (iscrowd or ignore 1), which train nothing" if crowds else ""
+    return UserError(f"DATASETS.TRAIN ({', '.join(dataset_names)}) has no annotated image{why}.")
 
 
 def num_classes_of_model(cfg: CfgNode) -> tuple[str, int]:

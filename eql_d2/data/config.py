@@ -8,6 +8,11 @@ def add_data_config(cfg: CfgNode) -> None:
     # JSON file of category counts (form: datasets/metadata). Empty: counts follow from DATASETS.TRAIN.
     cfg.MODEL.LONG_TAIL.CATEGORY_COUNTS = ""
 
+    # Most training images of a rare and of a common class (LVIS's are 10 and 100): the groups r, c, f of every table,
+    # figure and report, which always come from the training data. May be auto: LVIS's if a class is rare by them, else
+    # thirds of the classes.
+    cfg.MODEL.LONG_TAIL.FREQUENCY_THRESHOLDS = (10, 100)
+
     # The user's own datasets: a list of {name, annotations, images}, with format: lvis (default), coco or
     # openimages (see datasets/README.md); categories: a list of names, to use these classes only; and, for lvis and
     # coco, ignore_regions: a COCO- or LVIS-format file of the same image ids, whose boxes that match no annotation of
@@ -18,6 +23,8 @@ def add_data_config(cfg: CfgNode) -> None:
     # Leave out annotations and images with defects (tools/check_dataset.py) instead of refusing the dataset; also
     # --ignore of train_net.py.
     cfg.DATASETS.IGNORE_DEFECTS = False
+    # Take images that lie outside the image folder of their dataset, by absolute paths or "..", instead of refusing it.
+    cfg.DATASETS.IMAGES_OUTSIDE = False
     # Different images that training may find unreadable (missing, broken, of another size) and skip; one more stops
     # it. 0: the first one stops it. Evaluation always stops at the first, as its result would change silently.
     cfg.DATALOADER.MAX_UNREADABLE_IMAGES = 100

@@ -49,6 +49,7 @@ def register_lvis_format(
     federated: bool = True,
     evaluator_type: str = "lvis",
     ignore_regions: str | Path | None = None,
+    images_outside: bool = False,
     **metadata: Any,
 ) -> None:
     """Register a dataset in the LVIS or COCO format; a registration of the same name is replaced.
@@ -62,6 +63,7 @@ def register_lvis_format(
         federated: False of COCO's format, in which every image is labelled for all classes.
         evaluator_type: one of :data:`EVALUATORS`.
         ignore_regions: a second annotation file of the same images (see :func:`with_ignore_regions`).
+        images_outside: whether images may lie outside ``image_root``, by absolute paths or "..".
         metadata: further metadata, e.g. ``category_counts_file``.
     """
 
@@ -74,6 +76,7 @@ def register_lvis_format(
             categories=categories,
             federated=federated,
             ignore_defects=ignores_defects(name),
+            images_outside=images_outside,
         )
         return with_ignore_regions(dataset, ignore_regions) if ignore_regions else dataset
 
@@ -90,6 +93,7 @@ def register_lvis_format(
         categories=categories,
         federated=federated,
         ignore_regions=ignore_regions,
+        images_outside=images_outside,
         **metadata,
     )
 
@@ -131,8 +135,11 @@ def ignore_defects_of(name: str) -> None:
 def set_class_metadata(name: str) -> None:
     """Give a registered dataset's metadata its class names and category ids, generating its files if need be.
 
+    A dataset that was registered elsewhere gets them from its annotation file, as Detectron2's loader would set them;
+    one without such a file is loaded, which may set them.
+
     Raises:
-        UserError: the dataset is unknown, or its annotation file is missing or broken.
+        UserError: the dataset is unknown, its annotation file is missing or broken, or it has no class names.
     """
     if name not in DatasetCatalog.list():
         raise UserError(
@@ -140,13 +147,32 @@ def set_class_metadata(name: str) -> None:
             "or describe your own under DATASETS.CUSTOM."
         )
     metadata = MetadataCatalog.get(name)
-    if metadata.get("evaluator_type") not in EVALUATORS:
+    if metadata.get("thing_classes") and metadata.get("thing_dataset_id_to_contiguous_id"):
         return
-    if not (metadata.get("thing_classes") and metadata.get("thing_dataset_id_to_contiguous_id")):
+    if metadata.get("evaluator_type") in EVALUATORS or metadata.get("json_file"):
         counts = dataset_counts((name,))
         # Detectron2 says LVIS's classes, by a synonym for one of them, but not their ids.
         metadata.thing_classes = metadata.get("thing_classes") or list(counts.names)
         metadata.thing_dataset_id_to_contiguous_id = {c: i for i, c in enumerate(counts.category_ids)}
+        return
+    try:
+        DatasetCatalog.get(name)
+    except OSError as error:
+        raise UserError(f"Dataset {name!r} cannot be loaded ({error}).") from None
+    if not metadata.get("thing_classes"):
+        raise UserError(
+            f"Dataset {name!r} has no class names; describe it under DATASETS.CUSTOM, or set thing_classes in its "
+            "metadata."
+        )
+
+
+def is_federated(name: str) -> bool:
+    """Whether a registered dataset is labelled and evaluated by LVIS's rules, and not by COCO's.
+
+    Detectron2's own COCO datasets, and those of its ``register_coco_instances``, say so by their evaluator.
+    """
+    metadata = MetadataCatalog.get(name)
+    return metadata.get("federated", metadata.get("evaluator_type") in EVALUATORS)
 
 
 def project_datasets() -> list[str]:
@@ -219,7 +245,7 @@ def register_custom_datasets(cfg: CfgNode) -> None:
         UserError: the file is broken, or an entry lacks a key or has an unknown one.
     """
     for entry, source in custom_entries(cfg):
-        _register_entry(entry, source)
+        _register_entry(entry, source, cfg.DATASETS.IMAGES_OUTSIDE)
 
 
 def custom_entries(cfg: CfgNode) -> list[tuple[Any, str]]:
@@ -255,7 +281,7 @@ def _entries_of_file(path: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _register_entry(entry: Any, source: str) -> None:
+def _register_entry(entry: Any, source: str, images_outside: bool) -> None:
     if isinstance(entry, dict) and entry.get("format") == "openimages":
         files = source_of_entry(entry, source)
         register_open_images(entry["name"], files, entry.get("categories"))
@@ -279,6 +305,7 @@ def _register_entry(entry: Any, source: str) -> None:
         categories=entry.get("categories"),
         federated=annotation_format == "lvis",
         ignore_regions=entry.get("ignore_regions"),
+        images_outside=images_outside,
     )
 
 

@@ -12,6 +12,7 @@ from detectron2.utils.visualizer import Visualizer
 
 from eql_d2.data.annotations.cache import open_annotations
 from eql_d2.data.annotations.lvis_format import load_lvis_format
+from eql_d2.data.pictures import BROKEN, read_picture
 from eql_d2.errors import UserError
 
 
@@ -60,10 +61,10 @@ def save_detection_pictures(
 
 def _draw(image: dict[str, Any], records: list[dict[str, Any]], labels: list[str], side: int) -> np.ndarray:
     """One image in BGR with boxes, masks and labels drawn on it."""
-    stored = cv2.imread(image["file_name"])
-    if stored is None:
-        raise UserError(f"Image {image['file_name']} is missing or unreadable.")
-    pixels = cv2.cvtColor(stored, cv2.COLOR_BGR2RGB)
+    try:
+        pixels = read_picture(image["file_name"], "RGB")
+    except BROKEN:
+        raise UserError(f"Image {image['file_name']} is missing or unreadable.") from None
     canvas = Visualizer(pixels, scale=side / max(pixels.shape[:2]))
     boxes = [BoxMode.convert(r["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for r in records]
     masks = [r["segmentation"] for r in records] if all("segmentation" in r for r in records) else None

@@ -1,5 +1,6 @@
 """Config values that say "auto" and follow from the training data."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -7,15 +8,25 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 
-from eql_d2.data.category_counts import category_counts
+from eql_d2.data.category_counts import category_counts, no_instances_error
 from eql_d2.errors import UserError
-from eql_d2.long_tail import CategoryCounts, lambda_for_tail_ratio, quantile_bin_edges, tail_ratio
+from eql_d2.long_tail import (
+    CategoryCounts,
+    FrequencyThresholds,
+    lambda_for_tail_ratio,
+    quantile_bin_edges,
+    quantile_thresholds,
+    tail_ratio,
+)
+from eql_d2.losses import METHODS
+from eql_d2.modeling.predictors import predictor_class
 
 
 def _tail_threshold(cfg: CfgNode, counts: CategoryCounts) -> float:
     ratio = cfg.MODEL.LONG_TAIL.TAIL_RATIO
     try:
-        return lambda_for_tail_ratio(ratio, torch.tensor(counts.image_counts), counts.num_images)
+        # A class in every image has the frequency 1; no λ makes it tail.
+        return min(lambda_for_tail_ratio(ratio, torch.tensor(counts.image_counts), counts.num_images), 1.0)
     except ValueError as error:
         raise UserError(f"MODEL.LONG_TAIL.TAIL_RATIO: {error}") from None
 
@@ -23,6 +34,9 @@ def _tail_threshold(cfg: CfgNode, counts: CategoryCounts) -> float:
 AUTO_KEYS: dict[str, Callable[[CfgNode, CategoryCounts], Any]] = {
     "MODEL.ROI_HEADS.NUM_CLASSES": lambda cfg, counts: counts.num_classes,
     "MODEL.CLASSIFIER.NUM_CLASSES": lambda cfg, counts: counts.num_classes,
+    "MODEL.LONG_TAIL.FREQUENCY_THRESHOLDS": lambda cfg, counts: dataclasses.astuple(
+        quantile_thresholds(counts.image_counts)
+    ),
     "MODEL.LONG_TAIL.EQL.LAMBDA": _tail_threshold,
     "MODEL.LONG_TAIL.DROP_LOSS.LAMBDA": _tail_threshold,
     "MODEL.LONG_TAIL.SEQL.LAMBDA": _tail_threshold,
@@ -32,6 +46,9 @@ AUTO_KEYS: dict[str, Callable[[CfgNode, CategoryCounts], Any]] = {
     "MODEL.LONG_TAIL.PRIOR_PROB": lambda cfg, counts: 1 / (counts.num_classes + 1),
 }
 """Keys that may say "auto", and how the value follows from the category counts."""
+
+FROM_CLASSES_ALONE = ("MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.CLASSIFIER.NUM_CLASSES", "MODEL.LONG_TAIL.PRIOR_PROB")
+"""Those whose value needs no annotation."""
 
 
 @contextmanager
@@ -74,12 +91,36 @@ def resolve_auto_values(cfg: CfgNode) -> list[str]:
     keys, cfg.MODEL.LONG_TAIL.AUTO = cfg.MODEL.LONG_TAIL.AUTO, ()
     if not keys:
         return []
+    unused = {key: reason for key in keys if (reason := _why_unused(cfg, key))}
     counts = category_counts(cfg, check_classes=False)
-    if not sum(counts.instance_counts):
-        raise UserError(f"{keys[0]} is auto, but DATASETS.TRAIN ({', '.join(cfg.DATASETS.TRAIN)}) has no annotations.")
     for key in keys:
+        if key in unused:
+            continue
+        if key not in FROM_CLASSES_ALONE and not sum(counts.instance_counts):
+            source = cfg.MODEL.LONG_TAIL.CATEGORY_COUNTS
+            raise (None if source else no_instances_error(cfg.DATASETS.TRAIN)) or UserError(
+                f"{key} is auto, but {source or 'DATASETS.TRAIN'} counts no annotation."
+            )
         _node_of(cfg, key)[_last(key)] = AUTO_KEYS[key](cfg, counts)
-    return [_told(cfg, key, counts) for key in keys]
+    return [unused.get(key) or _told(cfg, key, counts) for key in keys]
+
+
+def _why_unused(cfg: CfgNode, key: str) -> str | None:
+    """The sentence for a key of a method that the config does not use; its value stays."""
+    node = key.removeprefix("MODEL.LONG_TAIL.").split(".")[0]
+    if node.lower() not in METHODS:
+        return None
+    if cfg.MODEL.META_ARCHITECTURE == "ImageClassifier":
+        user, used = f"MODEL.CLASSIFIER.LOSS {cfg.MODEL.CLASSIFIER.LOSS}", cfg.MODEL.CLASSIFIER.LOSS.upper()
+    else:
+        user = f"MODEL.ROI_BOX_HEAD.PREDICTOR {cfg.MODEL.ROI_BOX_HEAD.PREDICTOR}"
+        predictor = predictor_class(cfg.MODEL.ROI_BOX_HEAD.PREDICTOR)
+        if predictor is None:  # building the model will name it
+            return None
+        used = getattr(predictor, "config_node", None)
+    return (
+        None if used == node else f"{key} auto: not used by {user}, so that it stays {_node_of(cfg, key)[_last(key)]}"
+    )
 
 
 def _told(cfg: CfgNode, key: str, counts: CategoryCounts) -> str:
@@ -89,6 +130,11 @@ def _told(cfg: CfgNode, key: str, counts: CategoryCounts) -> str:
         ratio = tail_ratio(value, torch.tensor(counts.image_counts), counts.num_images)
         tail = int((counts.image_frequencies < value).sum())
         sentence += f" (tail ratio {ratio:.2%}: {tail} of {counts.num_classes} classes are tail)"
+        if not tail:
+            sentence += "; every class is in every image, so that the method changes nothing for this set"
+    if key.endswith(".FREQUENCY_THRESHOLDS"):
+        groups = dataclasses.replace(counts, thresholds=FrequencyThresholds(*value)).frequency_groups
+        sentence += f" ({', '.join(f'{groups.count(letter)} classes are {letter}' for letter in 'rcf')})"
     if key.endswith(".BIN_EDGES"):
         groups = torch.bucketize(torch.tensor(counts.instance_counts), torch.tensor(value), right=True)
         sizes = torch.bincount(groups, minlength=len(value) + 1).tolist()

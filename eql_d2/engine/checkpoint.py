@@ -9,6 +9,8 @@ from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 
+from eql_d2.engine.class_transfer import ClassTransfer
+from eql_d2.engine.compatibility import check_form
 from eql_d2.errors import UserError
 
 
@@ -20,11 +22,13 @@ class AtomicCheckpointer(DetectionCheckpointer):
     Attributes:
         description: what every checkpoint says about itself (see :mod:`eql_d2.engine.description`).
         exclude: shell-style name patterns of tensors that are not loaded.
+        class_transfer: gives weights to classes of the same name, where the model's are others.
         misfits: after loading, the model's tensors that did not come from the file, and why.
     """
 
     description: dict[str, Any] = {}
     exclude: Sequence[str] = ()
+    class_transfer: ClassTransfer | None = None
     misfits: dict[str, str] = {}
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -71,20 +75,31 @@ class AtomicCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         excluded = {name for name in checkpoint["model"] if any(fnmatchcase(name, p) for p in self.exclude)}
         checkpoint["model"] = {name: value for name, value in checkpoint["model"].items() if name not in excluded}
+        if self.class_transfer is not None:
+            checkpoint["model"] = self.class_transfer.apply(checkpoint["model"], self.model)
+        has_weights = bool(checkpoint["model"])
         result = super()._load_model(checkpoint)
         self.misfits = dict.fromkeys(result.missing_keys, "not in the file")
         self.misfits |= {name: "excluded by MODEL.WEIGHTS_EXCLUDE" for name in self.misfits if name in excluded}
         self.misfits |= {name: f"shape {file}, not {model}" for name, file, model in result.incorrect_shapes}
+        if has_weights and len(self.misfits) == len(self.model.state_dict()):
+            raise UserError(
+                f"Not one tensor of {self._source} fits the model ({describe_misfits(self.misfits, shown=2)}); check "
+                "MODEL.WEIGHTS, and convert weights of other code bases with tools/convert_checkpoint.py."
+            )
         return result
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         try:
-            return super()._load_file(filename)
-        except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            loaded = super()._load_file(filename)
+        except (RuntimeError, ValueError, TypeError, EOFError, pickle.UnpicklingError) as error:
             raise UserError(
                 f"Weights {filename} are truncated or no checkpoint of PyTorch or Detectron2 "
                 f"({str(error).splitlines()[0]}); check MODEL.WEIGHTS."
             ) from None
+        check_form(filename, loaded["model"])
+        self._source = filename
+        return loaded
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Give the complete file its real name, then name it in ``last_checkpoint``.
@@ -101,6 +116,13 @@ class AtomicCheckpointer(DetectionCheckpointer):
         side_file = folder / ".last_checkpoint.partial"
         side_file.write_text(final)
         os.replace(side_file, folder / "last_checkpoint")
+
+
+def describe_misfits(misfits: dict[str, str], shown: int = 5) -> str:
+    """The first tensors that did not fit, each with its reason, and the number of the others."""
+    listed = [f"{name} ({reason})" for name, reason in list(misfits.items())[:shown]]
+    others = len(misfits) - len(listed)
+    return ", ".join(listed) + (f" and {others} more" if others else "")
 
 
 def check_run_folder(folder: str, resume: bool) -> None:

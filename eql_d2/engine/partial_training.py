@@ -7,7 +7,8 @@ from detectron2.engine import HookBase
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from eql_d2.engine.checkpoint import AtomicCheckpointer
+from eql_d2.engine.checkpoint import AtomicCheckpointer, describe_misfits
+from eql_d2.engine.compatibility import loss_state_names
 from eql_d2.errors import UserError
 
 
@@ -35,7 +36,7 @@ def freeze_all_but(model: nn.Module, patterns: Sequence[str]) -> None:
 
 
 def check_frozen_are_loaded(model: nn.Module, checkpointer: AtomicCheckpointer, weights: str) -> None:
-    """Make sure that whatever is frozen came from the weights.
+    """Make sure that whatever is frozen came from the weights; what losses count of the data may start afresh.
 
     Args:
         model: the detector, after loading.
@@ -50,20 +51,13 @@ def check_frozen_are_loaded(model: nn.Module, checkpointer: AtomicCheckpointer, 
             "SOLVER.TRAINABLE trains a part of a finished detector, but MODEL.WEIGHTS is empty; set it to one's "
             "model_final.pth."
         )
-    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    misfits = {name: reason for name, reason in checkpointer.misfits.items() if name not in trainable}
+    free = {name for name, parameter in model.named_parameters() if parameter.requires_grad} | loss_state_names(model)
+    misfits = {name: reason for name, reason in checkpointer.misfits.items() if name not in free}
     if misfits:
         raise UserError(
             f"MODEL.WEIGHTS {weights} does not hold what SOLVER.TRAINABLE leaves frozen: {describe_misfits(misfits)}; "
             "use a detector of the same architecture, or let these train too."
         )
-
-
-def describe_misfits(misfits: dict[str, str], shown: int = 5) -> str:
-    """The first tensors that did not fit, each with its reason, and the number of the others."""
-    listed = [f"{name} ({reason})" for name, reason in list(misfits.items())[:shown]]
-    others = len(misfits) - len(listed)
-    return ", ".join(listed) + (f" and {others} more" if others else "")
 
 
 class FreezeBatchNorm(HookBase):

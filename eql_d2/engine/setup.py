@@ -21,10 +21,13 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 import eql_d2.config  # as a module: it imports engine/config.py, and thereby this package
-from eql_d2.data.checks.before_start import check_dataset
+from eql_d2.data.category_counts import no_instances_error
+from eql_d2.data.checks.before_start import check_dataset, without_masks
+from eql_d2.data.checks.split_findings import first_difference
 from eql_d2.data.registration import register_datasets, set_class_metadata
 from eql_d2.engine.auto_values import auto_allowed, resolve_auto_values
 from eql_d2.engine.checkpoint import check_run_folder
+from eql_d2.engine.config_paths import resolve_paths
 from eql_d2.errors import UserError
 from eql_d2.known_warnings import silence_known_warnings
 from eql_d2.modeling.test_time_augmentation import check_augmentation
@@ -38,7 +41,7 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
 
     Args:
         config_file: YAML file, or the name of one of this project's, as ``EmojiLVIS/demo_eql.yaml``; empty for the
-            defaults.
+            defaults. Its relative paths are relative to it.
         overrides: alternating keys and values.
 
     Raises:
@@ -50,6 +53,7 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
         with auto_allowed(cfg):
             if config_file:
                 cfg.merge_from_file(config_file)
+                resolve_paths(cfg, config_file)
         with auto_allowed(cfg):
             cfg.merge_from_list(overrides or [])
     return cfg
@@ -194,19 +198,44 @@ def check_datasets_by_name(cfg: CfgNode, eval_only: bool) -> None:
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     for name in names:
         set_class_metadata(name)
-        metadata = MetadataCatalog.get(name)
-        classes = metadata.get("thing_classes", ())
-        num_classes = len(classes)
-        if num_classes != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
-            raise UserError(
-                f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but dataset {name} has "
-                f"{num_classes} classes; set it to {num_classes}."
-            )
-        if classes != MetadataCatalog.get(names[0]).get("thing_classes"):
-            raise UserError(f"Datasets {names[0]} and {name} have different classes; use them in different runs.")
-        if name in cfg.DATASETS.TEST or not eval_only:
+    check_same_classes(names)
+    classes = MetadataCatalog.get(names[0]).get("thing_classes", ()) if names else ()
+    if names and len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+        raise UserError(
+            f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but dataset {names[0]} has "
+            f"{len(classes)} classes; set it to {len(classes)}."
+        )
+    for name in names:
+        evaluated = name in cfg.DATASETS.TEST
+        if evaluated or not eval_only:
             # What is wrong with a test set should not wait for the end of days of training.
-            check_dataset(name, cfg.DATASETS.IGNORE_DEFECTS, evaluated=name in cfg.DATASETS.TEST)
+            check_dataset(name, cfg.DATASETS.IGNORE_DEFECTS, evaluated, groups_known=bool(cfg.DATASETS.TRAIN))
+        if evaluated and cfg.MODEL.MASK_ON and (count := without_masks(name)):
+            logger.warning("%s: %d annotations have no mask, so that boxes alone are evaluated on it.", name, count)
+    error = None if eval_only else no_instances_error(cfg.DATASETS.TRAIN)
+    if error:
+        raise error
+
+
+def check_same_classes(names: Sequence[str]) -> None:
+    """Make sure that registered datasets have the same classes in the same order.
+
+    Raises:
+        UserError: two differ; the sentence names the first difference.
+    """
+    for name in names[1:]:
+        first, second = (
+            (metadata.get("thing_classes", []), metadata.get("thing_dataset_id_to_contiguous_id", {}))
+            for metadata in (MetadataCatalog.get(names[0]), MetadataCatalog.get(name))
+        )
+        difference = first_difference(*first, *second)
+        if difference:
+            number, of_first, of_second = difference
+            raise UserError(
+                f"Datasets {names[0]} and {name} have different classes: in ascending order of ids, class {number} is "
+                f"{of_first} in {names[0]} and {of_second} in {name}; give both annotation files the same categories, "
+                "also those without annotations, under the same ids, or use them in different runs."
+            )
 
 
 def _check_detector(cfg: CfgNode) -> None:

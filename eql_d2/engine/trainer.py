@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import yaml
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import (
@@ -22,17 +23,25 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
 
-from eql_d2.data.category_counts import category_counts, official_counts_file
+from eql_d2.data.category_counts import category_counts, official_counts_file, with_thresholds
+from eql_d2.data.checks.before_start import without_masks
 from eql_d2.data.training.loader import TrainLoader, build_test_loader, build_train_loader
 from eql_d2.data.training.seeding import derived_seed
-from eql_d2.engine.checkpoint import AtomicCheckpointer, check_run_folder
+from eql_d2.engine.checkpoint import AtomicCheckpointer, check_run_folder, describe_misfits
+from eql_d2.engine.class_transfer import ClassTransfer
 from eql_d2.engine.class_watch import WatchClasses
-from eql_d2.engine.description import describe_run
+from eql_d2.engine.compatibility import (
+    check_optimizer,
+    check_resumable,
+    class_difference,
+    class_names,
+    dataset_with_names,
+)
+from eql_d2.engine.description import describe_run, read_description
 from eql_d2.engine.ledger.writing import RunClock, WriteLedger
 from eql_d2.engine.partial_training import (
     FreezeBatchNorm,
     check_frozen_are_loaded,
-    describe_misfits,
     freeze_all_but,
 )
 from eql_d2.engine.scaling import scale_to_processes
@@ -116,7 +125,7 @@ class LongTailTrainer(DefaultTrainer):
         folder = output_folder or f"{cfg.OUTPUT_DIR}/inference/{dataset_name}"
         if MetadataCatalog.get(dataset_name).get("evaluator_type") == "openimages":
             return OpenImagesEvaluator(dataset_name, output_dir=folder, counts=counts_of_groups(cfg, dataset_name))
-        tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
+        tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON and not without_masks(dataset_name) else ("bbox",)
         return LVISEvaluator(
             dataset_name,
             tasks,
@@ -192,6 +201,10 @@ class LongTailTrainer(DefaultTrainer):
         if resume:
             check_run_folder(cfg.OUTPUT_DIR, resume)
         checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR)
+        weights = checkpointer.get_checkpoint_file() if resume else cfg.MODEL.WEIGHTS
+        difference = class_difference(read_description(weights), cfg) if weights else None
+        if difference:
+            raise UserError(f"Weights {weights} have {difference}; evaluate them on a dataset of their own classes.")
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
         if checkpointer.misfits:
             raise UserError(
@@ -253,8 +266,20 @@ class LongTailTrainer(DefaultTrainer):
         """
         check_run_folder(self.cfg.OUTPUT_DIR, resume)
         self.checkpointer.exclude = () if resume else self.cfg.MODEL.WEIGHTS_EXCLUDE
+        if resume:
+            path = self.checkpointer.get_checkpoint_file()
+            check_resumable(path, read_description(path), self.cfg)
+        else:
+            self._prepare_classes()
         configured = dict(self.optimizer.param_groups[0])
         super().resume_or_load(resume)
+        trained = {name for name, _ in self.checkpointer.model.named_parameters()}
+        lost = {name: why for name, why in self.checkpointer.misfits.items() if resume and name in trained}
+        if lost:
+            raise UserError(
+                f"--resume: the last checkpoint of {self.cfg.OUTPUT_DIR} is of another model "
+                f"({describe_misfits(lost)}); set the model's keys as they were, or start anew in another OUTPUT_DIR."
+            )
         for name, key in KEPT_BY_RESUME.items():
             wanted, kept = configured[name], self.optimizer.param_groups[0][name]
             if wanted != kept:
@@ -268,6 +293,27 @@ class LongTailTrainer(DefaultTrainer):
             check_frozen_are_loaded(self.checkpointer.model, self.checkpointer, self.cfg.MODEL.WEIGHTS)
         self.data_loader.start_iteration = self.start_iter
 
+    def _prepare_classes(self) -> None:
+        """Say what becomes of the classes of ``MODEL.WEIGHTS``, if they are others."""
+        weights, dataset = self.cfg.MODEL.WEIGHTS, dataset_with_names(self.cfg)
+        if not (weights and dataset):
+            return
+        description = read_description(weights)
+        if self.cfg.MODEL.WEIGHTS_MATCH_CLASSES:
+            kept = yaml.safe_load(description.get("config", "")) or {}
+            predictor = kept.get("MODEL", {}).get("ROI_BOX_HEAD", {}).get("PREDICTOR")
+            self.checkpointer.class_transfer = ClassTransfer(
+                class_names(description), dataset[1], weights, first_rows=predictor != "BAGSPredictor"
+            )
+            return
+        difference = class_difference(description, self.cfg)
+        if difference and len(class_names(description) or ()) == len(dataset[1]):
+            logger.warning(
+                "MODEL.WEIGHTS %s has %s; the weights of its classes are taken by their places. With "
+                "MODEL.WEIGHTS_MATCH_CLASSES True they are taken by names.",
+                *(weights, difference),
+            )
+
     def state_dict(self) -> dict[str, Any]:
         """State of hooks, optimizer and gradient scaler, in the form of Detectron2's main branch (v0.6 forgets
         the optimizer)."""
@@ -275,6 +321,7 @@ class LongTailTrainer(DefaultTrainer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`."""
+        check_optimizer(state_dict["_trainer"]["optimizer"], self.optimizer)
         TrainerBase.load_state_dict(self, state_dict)
         self._trainer.load_state_dict(state_dict["_trainer"])
 
@@ -307,7 +354,7 @@ def counts_of_groups(cfg: CfgNode, dataset_name: str) -> CategoryCounts | None:
     """
     official = official_counts_file(dataset_name)
     if official and not cfg.MODEL.LONG_TAIL.CATEGORY_COUNTS:
-        return read_count_file(official)
+        return with_thresholds(read_count_file(official), cfg)
     try:
         return category_counts(cfg)
     except UserError as error:

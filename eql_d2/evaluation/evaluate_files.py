@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
 from tqdm import tqdm
 
 from eql_d2.data.annotations.cache import open_annotations
+from eql_d2.data.annotations.file_text import loads
 from eql_d2.data.annotations.findings import defects_error
+from eql_d2.data.annotations.rules import broken_file
+from eql_d2.data.annotations.values import clean_content
 from eql_d2.data.category_counts import count_annotations
 from eql_d2.errors import UserError
 from eql_d2.evaluation.metrics.evaluation import Evaluation, engine_by_name, write_class_ap
@@ -52,7 +54,7 @@ def evaluate_files(
     Raises:
         UserError: a file is missing or broken; the sentence names the entry.
     """
-    ground_truth = read_ground_truth(annotations, rules)
+    ground_truth = read_ground_truth(annotations, rules, takes_frequencies=not (train_annotations or category_counts))
     engine_by_name(engine, ground_truth.rules)
     _set_groups(ground_truth, train_annotations, category_counts)
     results_file = ResultsFile(results, ground_truth, tasks)
@@ -71,13 +73,14 @@ def evaluate_files(
     return {task: of_task.values for task, of_task in metrics.items()}
 
 
-def read_ground_truth(path: str | Path, rules: str | None = None) -> GroundTruth:
+def read_ground_truth(path: str | Path, rules: str | None = None, takes_frequencies: bool = True) -> GroundTruth:
     """Read an annotation file in the LVIS or the COCO format.
 
     Args:
         path: the file.
         rules: "lvis" or "coco"; None is "lvis" if any image has ``neg_category_ids`` or
             ``not_exhaustive_category_ids``, else "coco".
+        takes_frequencies: as of :class:`GroundTruth`.
 
     Raises:
         UserError: the file is missing or broken, or lacks what the rules need.
@@ -93,11 +96,11 @@ def read_ground_truth(path: str | Path, rules: str | None = None) -> GroundTruth
                 "neither for nor against a result.",
                 path,
             )
-    return GroundTruth(content, path, rules)
+    return GroundTruth(content, path, rules, takes_frequencies)
 
 
 def read_lists(path: str | Path, names: Sequence[str]) -> dict[str, Any]:
-    """Parse an annotation file in the LVIS or COCO format.
+    """Parse an annotation file in the LVIS or COCO format, with values made right.
 
     Args:
         path: the file.
@@ -109,18 +112,18 @@ def read_lists(path: str | Path, names: Sequence[str]) -> dict[str, Any]:
     collecting = gc.isenabled()
     gc.disable()  # millions of lists of numbers, none of them garbage
     try:
-        content = orjson.loads(Path(path).read_bytes())
+        content = loads(Path(path).read_bytes())
     except OSError as error:
         raise UserError(f"Annotation file {path} cannot be read ({error.strerror}); check the path.") from None
-    except orjson.JSONDecodeError as error:
-        raise UserError(f"Annotation file {path} is truncated or not JSON ({error}); download it again.") from None
+    except ValueError as error:
+        raise broken_file(path, error) from None
     finally:
         if collecting:
             gc.enable()
     missing = [name for name in names if not isinstance(content, dict) or not isinstance(content.get(name), list)]
     if missing:
         raise UserError(f"Annotation file {path} is not in the LVIS or COCO format: no list {' and '.join(missing)}.")
-    return content
+    return clean_content(content)
 
 
 def _read_annotations(path: str | Path) -> dict[str, Any]:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from detectron2.data import Metadata, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
 from eql_d2.data.annotations.cache import open_annotations
 from eql_d2.data.annotations.lvis_format import annotation_content, check_annotations
-from eql_d2.data.registration import ignores_defects
+from eql_d2.data.registration import ignores_defects, is_federated
 from eql_d2.errors import UserError
 from eql_d2.evaluation.detection_evaluator import DetectionEvaluator, check_finite
 from eql_d2.evaluation.metrics.evaluation import LVIS_MAX_DETECTIONS, Evaluation, engine_by_name, write_class_ap
@@ -32,7 +32,7 @@ class LVISEvaluator(DetectionEvaluator):
 
     Args:
         dataset_name: registered dataset whose metadata has ``json_file`` in the LVIS format, or in COCO's with
-            ``federated`` False, which is evaluated by COCO's rules.
+            ``federated`` False or as Detectron2 registers it, which is evaluated by COCO's rules.
         tasks: "bbox" and/or "segm"; None infers them from the first predictions.
         distributed: gather from all processes; False evaluates what this process saw.
         output_dir: folder for ``lvis_instances_results.json`` and per-class AP as CSV; None writes nothing.
@@ -61,7 +61,7 @@ class LVISEvaluator(DetectionEvaluator):
         metadata = MetadataCatalog.get(dataset_name)
         if metadata.get("prepare"):
             metadata.prepare()
-        self._ground_truth = _ground_truth(metadata, counts, ignores_defects(dataset_name))
+        self._ground_truth = _ground_truth(dataset_name, counts)
         if engine == "lvis" and self._ground_truth.rules == "coco":
             engine = "pycocotools"  # the official one by these rules
         engine_by_name(engine, self._ground_truth.rules)
@@ -139,15 +139,16 @@ class LVISEvaluator(DetectionEvaluator):
             self._evaluation = self._start(self._tasks)
 
 
-def _ground_truth(metadata: Metadata, counts: CategoryCounts | None, ignore_defects: bool) -> GroundTruth:
+def _ground_truth(dataset_name: str, counts: CategoryCounts | None) -> GroundTruth:
     """The ground truth of a registered dataset, read from its cache, with the groups of some counts."""
-    federated = metadata.get("federated", True)
+    metadata, federated = MetadataCatalog.get(dataset_name), is_federated(dataset_name)
     annotations = open_annotations(metadata.json_file)
-    check_annotations(annotations, federated, ignore_defects)
+    check_annotations(annotations, federated, ignores_defects(dataset_name))
     content = annotation_content(annotations, metadata.get("categories"))
     rules = "lvis" if federated else "coco"
-    ground_truth = GroundTruth(content, metadata.json_file, rules)
-    if counts is not None and counts.names == tuple(category["name"] for category in ground_truth.categories):
+    known = counts is not None and counts.names == tuple(category["name"] for category in content["categories"])
+    ground_truth = GroundTruth(content, metadata.json_file, rules, takes_frequencies=not known)
+    if known and counts is not None:
         ids = ground_truth.category_ids  # its own: those of the training file may be others
         ground_truth.set_frequencies(dict(zip(ids, counts.frequency_groups, strict=True)), "the training data")
     return ground_truth

@@ -41,7 +41,7 @@ class CategoryCounts:
     @cached_property
     def image_frequencies(self) -> Tensor:
         """(K,) float64, share of the images that hold each class."""
-        return torch.tensor(self.image_counts, dtype=torch.float64) / self.num_images
+        return torch.tensor(self.image_counts, dtype=torch.float64) / max(self.num_images, 1)
 
     @cached_property
     def frequency_groups(self) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """The frequency groups rare, common and frequent, by the number of training images that hold a class."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -34,3 +35,15 @@ class FrequencyThresholds:
 
 LVIS_THRESHOLDS = FrequencyThresholds()
 """LVIS's own: rare classes are in at most 10 training images, common ones in at most 100."""
+
+
+def quantile_thresholds(image_counts: Sequence[int]) -> FrequencyThresholds:
+    """Thresholds for a set: LVIS's if a class is rare by them, else those that part the classes into thirds.
+
+    Args:
+        image_counts: number of training images of each class, at least one.
+    """
+    if any(LVIS_THRESHOLDS.letter(count) == "r" for count in image_counts):
+        return LVIS_THRESHOLDS
+    ordered = sorted(image_counts)
+    return FrequencyThresholds(*(ordered[max(len(ordered) * third // 3 - 1, 0)] for third in (1, 2)))

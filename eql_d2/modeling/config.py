@@ -45,6 +45,10 @@ def add_modeling_config(cfg: CfgNode) -> None:
 
     # Shell-style name patterns of tensors that are not taken from MODEL.WEIGHTS, e.g. the classifier in cRT.
     cfg.MODEL.WEIGHTS_EXCLUDE = ()
+    # Fine-tuning to other classes: those of the same name as a class of MODEL.WEIGHTS keep their rows of the
+    # classifier, the box regression and the mask head, the others start anew; the log lists both. Weights that carry
+    # no class names count as COCO's (80 classes) or LVIS's (1203 or 1230).
+    cfg.MODEL.WEIGHTS_MATCH_CLASSES = False
 
     cfg.MODEL.LONG_TAIL = CfgNode()
     # Share of each class that a sigmoid classifier predicts at the start of training. Detectron2's own sigmoid

@@ -6,9 +6,9 @@ from pathlib import Path, PurePath
 
 import cv2
 import numpy as np
-from detectron2.data.detection_utils import read_image
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
+from eql_d2.data.pictures import BROKEN, read_picture
 from eql_d2.errors import UserError
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -90,7 +90,7 @@ def _files_below(folder: Path, output: Path) -> list[Path]:
 
 
 def read_rgb(path: Path) -> np.ndarray:
-    """Read an image as Detectron2 does: turned as EXIF says, grey and transparent ones made RGB.
+    """Read an image as training does, see :func:`read_picture`.
 
     Returns:
         (H, W, 3) uint8.
@@ -99,11 +99,10 @@ def read_rgb(path: Path) -> np.ndarray:
         UnreadableInput: the file is no picture, or broken.
     """
     try:
-        return read_image(str(path), format="RGB")
+        return read_picture(str(path), format="RGB")
     except UnidentifiedImageError:
         raise UnreadableInput(f"Image {path} cannot be read (it is no picture).") from None
-    # Pillow's decoders raise all of these on broken files.
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except BROKEN as error:
         raise UnreadableInput(f"Image {path} cannot be read ({error}).") from None
 
 

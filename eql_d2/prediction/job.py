@@ -62,14 +62,17 @@ class PredictionJob:
     Args:
         predictor: the detector.
         output: the folder; see :func:`prepare_output`.
-        known_ids: image ids of a dataset by the last or last two parts of the path; other images and all frames
-            are numbered from 1, or from the first number after these.
+        known_ids: image ids of a dataset by the input (see :mod:`eql_d2.prediction.known_ids`); other images and all
+            frames are numbered from ``first_id``.
+        first_id: a number that no image of that dataset has, nor any number after it.
     """
 
-    def __init__(self, predictor: Predictor, output: Path, known_ids: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, predictor: Predictor, output: Path, known_ids: Mapping[Path, int] | None = None, first_id: int = 1
+    ) -> None:
         self._predictor, self._output = predictor, output
         self._known_ids = known_ids or {}
-        self._next_id = max(self._known_ids.values(), default=0) + 1
+        self._next_id = first_id
         self._images: list[dict[str, Any]] = []
         self._results: list[dict[str, Any]] = []
         self._tiles: list[np.ndarray] = []
@@ -118,7 +121,7 @@ class PredictionJob:
         except UserError as error:
             raise UnreadableInput(f"Image {item.path} cannot be predicted on ({error})") from None
         picture = f"{PICTURES}/{item.name}.jpg"
-        known = self._known_ids.get("/".join(item.path.parts[-2:]), self._known_ids.get(item.path.name))
+        known = self._known_ids.get(item.path)
         masks = self._record(instances, image, {"file_name": str(item.path), "picture": picture}, known)
         colors = self._colors(InstanceColors(), instances)
         _save(self._draw(image, instances, masks, colors, scale_for(*image.shape[:2])), self._output / picture)

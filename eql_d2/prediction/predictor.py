@@ -14,6 +14,7 @@ from detectron2.utils.file_io import PathManager
 
 import eql_d2.modeling  # noqa: F401  (registers the ROI heads)
 from eql_d2.config import get_eql_d2_config
+from eql_d2.data.checks.split_findings import first_difference
 from eql_d2.data.registration import register_datasets
 from eql_d2.engine.auto_values import resolve_auto_values
 from eql_d2.engine.description import class_records, read_description, register_classes
@@ -93,6 +94,29 @@ class Predictor:
             self.cfg.DATASETS.TRAIN, self.cfg.MODEL.LONG_TAIL.CATEGORY_COUNTS = (name,), ""
             resolve_auto_values(self.cfg)
         return records["categories"]
+
+    def take_category_ids(self, records: Sequence[dict[str, Any]], source: str) -> None:
+        """Give the classes the ids of an annotation file, whose classes have to be the same.
+
+        Args:
+            records: category records of the file, in ascending order of ids.
+            source: the file, for messages.
+
+        Raises:
+            UserError: the classes are others, or in another order.
+        """
+        names = [category["name"] for category in self.categories]
+        difference = first_difference(names, {}, [record["name"] for record in records], {})
+        if difference:
+            number, in_weights, in_file = difference
+            raise UserError(
+                f"The classes of {self.cfg.MODEL.WEIGHTS} ({len(names)}) are not those of --annotations {source} "
+                f"({len(records)}): class {number} is {in_weights} in the weights and {in_file} in the file; leave out "
+                "--annotations, or give a file of the same categories."
+            )
+        self.categories = [
+            {**category, "id": record["id"]} for category, record in zip(self.categories, records, strict=True)
+        ]
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray, roi_masks: bool = False) -> Instances:

@@ -18,11 +18,11 @@ def case():
     ("change", "expected"),
     [
         ({"image_id": 99}, "names the unknown image_id 99; give the annotations of the same images"),
-        ({"image_id": "3"}, "names the unknown image_id '3'"),
+        ({"image_id": "three"}, "names the unknown image_id 'three'"),
         ({"category_id": None}, "has the category_id None, not a whole number"),
         ({"score": float("nan")}, "has the score nan, not a finite number"),
         ({"score": float("inf")}, "has the score inf, not a finite number"),
-        ({"score": "0.5"}, "has the score '0.5', not a finite number"),
+        ({"score": "high"}, "has the score 'high', not a finite number"),
         ({"bbox": [1.0, 2.0, -3.0, -4.0]}, r"has a bbox of negative size, \[1.0, 2.0, -3.0, -4.0\]"),
         ({"bbox": [1.0, 2.0, float("nan"), 4.0]}, r"has the bbox \[1.0, 2.0, nan, 4.0\], not four finite numbers"),
         ({"bbox": [1.0, "a", -3.0, 4.0]}, r"has the bbox \[1.0, 'a', -3.0, 4.0\], not four finite numbers"),

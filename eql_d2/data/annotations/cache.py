@@ -43,7 +43,7 @@ class PackedAnnotations:
         digest: identifies the content of the annotation file.
         findings: what is wrong or remarkable about the file; annotations and images with a defect are left out here.
         federated: whether its images say which classes they are labelled for (LVIS), or are labelled for all (COCO).
-        image_ids: (N,) int64, ascending.
+        image_ids: (N,) uint64, ascending.
         sizes: (N, 2) float64, width and height of the images in pixels.
         annotation_starts: (N + 1,) int64, where each image's annotations start among all.
         categories: (A,) int32, contiguous class of each annotation, in [0, K).
@@ -60,7 +60,7 @@ class PackedAnnotations:
         self.digest, self.findings = index.digest, index.findings
         self.federated = index.federated
         self._category_records = index.category_records
-        self.image_ids = np.frombuffer(index.image_ids, np.int64)
+        self.image_ids = np.frombuffer(index.image_ids, np.uint64)
         self.sizes = np.frombuffer(index.sizes, np.float64).reshape(-1, 2)
         self.annotation_starts = np.frombuffer(index.annotation_starts, np.int64)
         self.categories = np.frombuffer(index.categories, np.int32)
@@ -81,7 +81,7 @@ class PackedAnnotations:
         return sorted(orjson.loads(self._category_records), key=lambda record: record["id"])
 
     def records(self, index: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """The records of one image as the annotation file has them: ids are those of the file.
+        """The records of one image as the annotation file has them, with values made right: ids are those of the file.
 
         Args:
             index: place of the image in ``image_ids``.
@@ -108,7 +108,8 @@ class PackedAnnotations:
         Raises:
             KeyError: there is no such image.
         """
-        index = int(np.searchsorted(self.image_ids, image_id))
+        known = 0 <= image_id < 2**64
+        index = int(np.searchsorted(self.image_ids, np.uint64(image_id))) if known else len(self)
         if index == len(self) or self.image_ids[index] != image_id:
             raise KeyError(image_id)
         return self.records(index)

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 from detectron2.structures import BoxMode
-from pycocotools import mask as mask_api
 
 from eql_d2.data.annotations.cache import PackedAnnotations, open_annotations
 from eql_d2.data.annotations.findings import defects_error
-from eql_d2.data.annotations.image_paths import image_paths, images_present
-from eql_d2.data.annotations.rules import FEDERATED_KEYS, is_region, missing_file, not_lvis_format, relative_path
+from eql_d2.data.annotations.image_paths import image_paths, images_present, leaving_finding, path_of
+from eql_d2.data.annotations.rules import FEDERATED_KEYS, is_region, missing_file, not_lvis_format
 from eql_d2.errors import UserError
 
 
@@ -87,15 +86,17 @@ def load_lvis_format(
     categories: Sequence[str] | None = None,
     federated: bool = True,
     ignore_defects: bool = False,
+    images_outside: bool = False,
 ) -> "LVISDataset":
     """Read an annotation file as Detectron2's standard dataset dicts.
 
     Args:
         annotation_file: JSON in the LVIS v0.5 or v1 format, or in COCO's.
-        image_root: folder of the images; v1's ``coco_url`` gives the path below it ("val2017/NAME.jpg").
+        image_root: folder of the images (see :func:`~eql_d2.data.annotations.image_paths.candidate_paths`).
         categories: names of the classes to keep, in any order; None keeps all.
         federated: whether the file has to say which classes each image is labelled for, as LVIS does.
         ignore_defects: leave defective entries and missing images out instead of raising an error.
+        images_outside: take images that lie outside the folder, by absolute paths or "..".
 
     Returns:
         The images in ascending order of their ids, as Detectron2 has them.
@@ -106,7 +107,9 @@ def load_lvis_format(
     annotations = open_annotations(annotation_file)
     check_files_exist(annotation_file, image_root)
     check_annotations(annotations, federated, ignore_defects)
-    present = images_present(image_paths(annotations), image_root) if ignore_defects else None
+    if not images_outside:
+        check_paths(annotations, image_root)
+    present = images_present(image_paths(annotations, image_root), image_root) if ignore_defects else None
     images = None if present is None or present.all() else np.flatnonzero(present)
     return LVISDataset(annotations, image_root, categories, images)
 
@@ -125,6 +128,17 @@ def check_annotations(annotations: PackedAnnotations, federated: bool, ignore_de
     error = defects_error(annotations.source, annotations.findings)
     if error and not ignore_defects:
         raise error
+
+
+def check_paths(annotations: PackedAnnotations, image_root: str | Path) -> None:
+    """Make sure that no image lies outside the folder of the images.
+
+    Raises:
+        UserError: one does.
+    """
+    leaving = leaving_finding(image_paths(annotations, image_root), image_root)
+    if leaving:
+        raise UserError(f"Annotation file {annotations.source}: {leaving}.")
 
 
 class LVISDataset(Sequence):
@@ -176,7 +190,7 @@ class LVISDataset(Sequence):
         place = position if self._images is None else int(self._images[position])
         image, annotations = self._annotations.records(place)
         item = {
-            "file_name": str(self._image_root / relative_path(image)),
+            "file_name": str(self._image_root / path_of(image, self._annotations.federated, self._image_root)),
             "height": image["height"],
             "width": image["width"],
             "image_id": image["id"],
@@ -194,7 +208,7 @@ class LVISDataset(Sequence):
             "category_id": self._contiguous[annotation["category_id"]],
         }
         if annotation.get("segmentation"):
-            instance["segmentation"] = _compressed(annotation["segmentation"])
+            instance["segmentation"] = annotation["segmentation"]
         if is_region(annotation):
             instance["iscrowd"] = 1
         return instance
@@ -241,25 +255,3 @@ def chosen_categories(annotations: PackedAnnotations, names: Sequence[str] | Non
             raise UserError(f"Annotation file {annotations.source} has no category {name!r}; {hint}")
     wanted = set(names)
     return [record for record in records if record["name"] in wanted]
-
-
-def _compressed(segmentation: list | dict[str, Any]) -> list | dict[str, Any]:
-    """An RLE as Detectron2 reads it; polygons as they are."""
-    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], list):
-        rle = mask_api.frPyObjects(segmentation, *segmentation["size"])
-        return {"size": segmentation["size"], "counts": rle["counts"].decode()}
-    return segmentation
-
-
-def image_ids_by_path(annotation_file: str | Path) -> dict[str, int]:
-    """The ids of an annotation file's images by their path below the image folder.
-
-    Args:
-        annotation_file: JSON in the LVIS format; annotations are not needed.
-
-    Raises:
-        UserError: the file is missing or broken.
-    """
-    annotations = open_annotations(annotation_file)
-    images = (annotations.records(index)[0] for index in range(len(annotations)))
-    return {relative_path(image): image["id"] for image in images}

@@ -2,7 +2,8 @@
 
 A packed file is
     preamble   magic, size of the whole file, start and CRC-32 of the tail
-    text       for each image, in ascending order of ids: the JSON ``[image, [annotation, ...]]``, as in the source
+    text       for each image, in ascending order of ids: the JSON ``[image, [annotation, ...]]``, as in the source;
+               values that had to be made right are (see values.py)
     tail       PackedIndex as MessagePack
 It is made with little more memory than the source takes: records are parsed one by one, to check them, and stay text.
 """
@@ -17,7 +18,7 @@ import numpy as np
 from eql_d2.data.annotations.findings import Finding
 from eql_d2.data.annotations.parsing import ParsedAnnotations
 
-MAGIC = b"EQLD2P02"  # ends in the version of this form
+MAGIC = b"EQLD2P03"  # ends in the version of this form
 PREAMBLE = struct.Struct("<8sQQI")
 
 
@@ -29,7 +30,7 @@ class PackedIndex(msgspec.Struct):
         findings: what is wrong or remarkable about the file.
         federated: whether its images say which classes they are labelled for (LVIS), or are labelled for all (COCO).
         category_records: JSON of the category records.
-        image_ids: (N,) int64, ascending.
+        image_ids: (N,) uint64, ascending.
         sizes: (N, 2) float64, width and height.
         annotation_starts: (N + 1,) int64, where each image's annotations start among all.
         categories: (A,) int32, contiguous class of each annotation.

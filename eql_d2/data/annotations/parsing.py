@@ -3,16 +3,26 @@
 import math
 from array import array
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 import numpy as np
+import orjson
 from msgspec import UNSET, Raw, UnsetType
 
+from eql_d2.data.annotations.box_forms import box_form
+from eql_d2.data.annotations.file_text import as_json, plain_text
 from eql_d2.data.annotations.findings import Finding, FindingCounter
 from eql_d2.data.annotations.geometry import box_cases
+from eql_d2.data.annotations.records import (
+    AnnotationFields,
+    AnnotationFile,
+    CategoryFields,
+    ImageFields,
+    NotFiniteError,
+    NotLVISError,
+    decode_each,
+)
 from eql_d2.data.annotations.rules import (
     FEDERATED_KEYS,
     RLE,
@@ -21,41 +31,9 @@ from eql_d2.data.annotations.rules import (
     not_lvis_format,
     segmentation_complaint,
 )
+from eql_d2.data.annotations.values import whole
 
-_NO_ID = -(2**63)
 _NO_BOX = (math.nan,) * 4
-
-
-class _File(msgspec.Struct):
-    images: list[Raw] | UnsetType = UNSET
-    categories: list[Raw] | UnsetType = UNSET
-    annotations: list[Raw] = []
-
-
-class _Image(msgspec.Struct, gc=False):
-    id: int
-    height: int | float | UnsetType = UNSET
-    width: int | float | UnsetType = UNSET
-    coco_url: str | UnsetType = UNSET
-    file_name: str | UnsetType = UNSET
-    neg_category_ids: list[int] | UnsetType = UNSET
-    not_exhaustive_category_ids: list[int] | UnsetType = UNSET
-
-
-class _Annotation(msgspec.Struct, gc=False):
-    image_id: int
-    category_id: int
-    id: int | UnsetType = UNSET
-    bbox: tuple[float, float, float, float] | UnsetType = UNSET
-    area: float | None = None
-    segmentation: list[list[float]] | RLE | None = None
-    iscrowd: int | bool | None = None
-    ignore: int | bool | None = None
-
-
-class _Category(msgspec.Struct, gc=False):
-    id: int
-    name: str
 
 
 class ParsedAnnotations:
@@ -78,11 +56,9 @@ class ParsedAnnotations:
             self._parse(data)
         except msgspec.ValidationError as error:
             raise not_lvis_format(path, in_python_terms(error)) from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, ValueError) as error:  # also of a wrong encoding
             raise broken_file(path, error) from None
-        except OverflowError:
-            raise not_lvis_format(path, "an id needs more than 64 bits") from None
-        except _NotLVISError as error:
+        except NotLVISError as error:
             raise not_lvis_format(path, str(error)) from None
 
     @property
@@ -91,19 +67,28 @@ class ParsedAnnotations:
         return self._findings.findings()
 
     def _parse(self, data: np.ndarray) -> None:
-        if bytes(data[:100]).lstrip()[:1] == b"[":
-            raise _NotLVISError("it holds a list, not a dictionary")
-        file = msgspec.json.decode(data.data, type=_File)
+        text = plain_text(data)
+        if bytes(text[:100]).lstrip()[:1] == b"[":
+            raise NotLVISError("it holds a list, not a dictionary")
+        try:
+            file = msgspec.json.decode(text, type=AnnotationFile)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:
+            text = as_json(text)  # NaN is not JSON
+            if text is None:
+                raise
+            file = msgspec.json.decode(text, type=AnnotationFile)
         if file.images is UNSET or file.categories is UNSET:
             missing = [key for key in ("images", "categories") if getattr(file, key) is UNSET]
-            raise _NotLVISError(f"{' and '.join(missing)} missing")
+            raise NotLVISError(f"{' and '.join(missing)} missing")
         self._parse_categories(file.categories)
         self._parse_images(file.images, bool(file.annotations))
-        self._parse_annotations(file.annotations)
+        self._parse_annotations(file.annotations or [])
 
     def _parse_categories(self, records: list[Raw]) -> None:
-        categories = list(_decode_each("categories", records, _Category))
-        ids = np.array([category.id for category in categories], np.int64)
+        categories = [_sound(fields) for _, fields in decode_each("categories", records, CategoryFields)]
+        ids = np.array([category.id for category in categories], np.uint64)
         kept = self._last_of_each("category", ids)
         self.category_ids = ids[kept]
         self.categories = [records[i] for i in kept]
@@ -116,9 +101,11 @@ class ParsedAnnotations:
 
     def _parse_images(self, records: list[Raw], has_annotations: bool) -> None:
         known = set(self.category_ids.tolist())
-        ids, sizes, good = array("q"), array("d"), array("b")
+        ids, sizes, good = array("Q"), array("d"), array("b")
         federated: Counter[str] = Counter()
-        for image in _decode_each("images", records, _Image):
+        for number, image in decode_each("images", records, ImageFields):
+            if isinstance(image, NotFiniteError):
+                image = self._image_of_no_size(records[number], image)
             ids.append(image.id)
             sizes.extend(0 if side is UNSET else side for side in (image.width, image.height))
             complaint = _image_complaint(image)
@@ -136,8 +123,8 @@ class ParsedAnnotations:
         if has_annotations and self.federated:
             missing = [key for key in FEDERATED_KEYS if federated[key] < len(records)]
             if missing:
-                raise _NotLVISError(f"{' and '.join(missing)} missing in some images")
-        all_ids = np.array(ids, np.int64)
+                raise NotLVISError(f"{' and '.join(missing)} missing in some images")
+        all_ids = np.array(ids, np.uint64)
         self._all_image_ids = np.unique(all_ids)
         kept = self._last_of_each("image", all_ids)
         kept = kept[np.frombuffer(good, np.bool_)[kept]] if len(kept) else kept
@@ -146,33 +133,73 @@ class ParsedAnnotations:
         self.images = [records[i] for i in kept]
 
     def _parse_annotations(self, records: list[Raw]) -> None:
-        ids, image_of, category_of = array("q"), array("q"), array("q")
-        good, regions, boxes, areas = array("b"), array("b"), array("d"), array("d")
+        numbers, ids, image_of, category_of = array("q"), array("Q"), array("Q"), array("Q")
+        has_id, good, regions, boxes, areas = array("b"), array("b"), array("b"), array("d"), array("d")
         place = dict(zip(self.image_ids.tolist(), self.sizes.astype(int).tolist(), strict=True))
-        for annotation in _decode_each("annotations", records, _Annotation):
+        for number, annotation in decode_each("annotations", records, AnnotationFields):
+            if isinstance(annotation, NotFiniteError):
+                self._findings.add("defect", "value that is no number", str(annotation))
+                continue
+            if not self._names_are_sound(annotation):
+                continue
+            numbers.append(number)
             image_of.append(annotation.image_id)
             category_of.append(annotation.category_id)
-            ids.append(_NO_ID if annotation.id is UNSET else annotation.id)
+            usable = annotation.id is not UNSET and annotation.id >= 0
+            has_id.append(usable)
+            ids.append(annotation.id if usable else 0)
             regions.append(bool(annotation.iscrowd or annotation.ignore))
             complaint = self._annotation_complaint(annotation, place.get(annotation.image_id))
             good.append(complaint is None)
             boxes.extend(annotation.bbox or _NO_BOX)
-            areas.append(math.nan if annotation.area is None else annotation.area)
+            areas.append(math.nan if annotation.area is UNSET else annotation.area)
         self._ids, self.image_of, self.category_of = (
-            np.array(values, np.int64) for values in (ids, image_of, category_of)
+            np.array(values, np.uint64) for values in (ids, image_of, category_of)
         )
-        self.regions = np.array(regions, np.bool_)
+        self._has_id, self.regions = np.array(has_id, np.bool_), np.array(regions, np.bool_)
         kept = np.array(good, np.bool_)
         kept &= self._references_are_known()
         kept &= self._geometry_is_sound(np.array(boxes).reshape(-1, 4), np.array(areas), kept)
+        self._tell_of_regions(kept)
         self._remark_on_categories(kept)
-        self.annotations = [records[i] for i in np.flatnonzero(kept).tolist()]
+        self.annotations = self._with_ids([records[numbers[i]] for i in np.flatnonzero(kept).tolist()], kept)
         self.image_of, self.category_of = self.image_of[kept], self.category_of[kept]
         self.regions = self.regions[kept]
 
-    def _annotation_complaint(self, annotation: _Annotation, size: tuple[int, int] | None) -> str | None:
+    def _names_are_sound(self, annotation: AnnotationFields) -> bool:
+        """Whether image and category could be those of a file, whose ids are from 0; tells of the others."""
+        for key in ("image_id", "category_id"):
+            value = getattr(annotation, key)
+            if value < 0:
+                self._findings.add("defect", f"unknown {key}", f"an annotation names the unknown {key} {value}")
+                return False
+        return True
+
+    def _image_of_no_size(self, record: Raw, error: NotFiniteError) -> ImageFields:
+        """What stands for an image whose width or height is NaN; tells of it."""
+        fields = msgspec.json.decode(record)
+        image = msgspec.convert({"id": whole(fields.get("id"))}, ImageFields)
+        self._findings.add("defect", "value that is no number", str(error))
+        return image
+
+    def _with_ids(self, records: list[Raw], kept: np.ndarray) -> list[Raw]:
+        """The records, numbered from 1 if any has no id that the official evaluation can use.
+
+        It takes a detection matched to object 0 for an unmatched one.
+        """
+        if (self._has_id & (self._ids > 0))[kept].all():
+            return records
+        contents = (orjson.loads(bytes(record)) for record in records)
+        return [Raw(orjson.dumps({**content, "id": i})) for i, content in enumerate(contents, start=1)]
+
+    def _tell_of_regions(self, kept: np.ndarray) -> None:
+        if kept.any() and self.regions[kept].all():
+            sentence = f"all {int(kept.sum())} annotations are crowds (iscrowd or ignore 1), which train nothing"
+            self._findings.add("defect", "crowds only", sentence, 1)
+
+    def _annotation_complaint(self, annotation: AnnotationFields, size: tuple[int, int] | None) -> str | None:
         """What makes an annotation useless; tells of it, and remarks on what is missing."""
-        segmentation = annotation.segmentation
+        segmentation = None if annotation.segmentation is UNSET else annotation.segmentation
         complaint = None
         if annotation.bbox is UNSET:
             complaint = "no bbox"
@@ -181,13 +208,12 @@ class ParsedAnnotations:
             if complaint is None and isinstance(segmentation, RLE) and size and tuple(size) != segmentation.size[::-1]:
                 complaint = "an RLE of another size than its image"
         if complaint:
-            kind = "a polygon of too few points" if complaint.startswith("a polygon of") else complaint
+            kind = "a polygon of too few points" if complaint.startswith("a polygon of") else complaint.split(" (")[0]
             sentence = f"{annotation_name(annotation.id, annotation.image_id)} has {complaint}"
             self._findings.add("defect", f"annotation with {kind}", sentence)
             return complaint
         for key, value, consequence in (
             ("segmentation", segmentation or None, "it trains boxes, not masks"),
-            ("id", annotation.id, "the set can train, not evaluate"),
             ("area", annotation.area, "the set can train, not evaluate"),
         ):
             if value is UNSET or value is None:
@@ -209,8 +235,8 @@ class ParsedAnnotations:
 
     def _references_are_known(self) -> np.ndarray:
         """(A,) bool, annotations of known images and categories, the last of each id; tells of the others."""
-        has_id = np.flatnonzero(self._ids != _NO_ID)
-        kept = self._ids == _NO_ID
+        has_id = np.flatnonzero(self._has_id)
+        kept = ~self._has_id
         kept[has_id[self._last_of_each("annotation", self._ids[has_id])]] = True
         for key, named, known in (
             ("image_id", self.image_of, self._all_image_ids),
@@ -233,10 +259,15 @@ class ParsedAnnotations:
             faulty = case.annotations & candidates
             if faulty.any():
                 first = int(faulty.argmax())
-                number = UNSET if self._ids[first] == _NO_ID else self._ids[first]
+                number = self._ids[first] if self._has_id[first] else UNSET
                 case._replace(annotations=faulty).tell(self._findings, annotation_name(number, self.image_of[first]))
                 if case.level == "defect":
                     sound &= ~faulty
+        form = box_form(boxes, areas, sizes, candidates & sound & ~self.regions)
+        if form is not None:
+            self._findings.add(form.level, form.kind, form.sentence)
+            if form.level == "defect":
+                sound[:] = False
         return sound
 
     def _remark_on_categories(self, kept: np.ndarray) -> None:
@@ -249,30 +280,21 @@ class ParsedAnnotations:
             self._findings.add("remark", "category without instances", sentence, len(without))
 
 
-class _NotLVISError(Exception):
-    """The file is not in the LVIS format; the text says why."""
+def _sound(fields: CategoryFields | NotFiniteError) -> CategoryFields:
+    if isinstance(fields, NotFiniteError):
+        raise NotLVISError(str(fields))
+    return fields
 
 
-_Record = TypeVar("_Record", _Image, _Annotation, _Category)
-
-
-def _decode_each(key: str, records: list[Raw], form: type[_Record]) -> Iterator[_Record]:
-    """Parse records one by one, naming the one that does not fit."""
-    decode = msgspec.json.Decoder(form).decode
-    for number, record in enumerate(records):
-        try:
-            yield decode(record)
-        except msgspec.ValidationError as error:
-            raise _NotLVISError(f"{key}[{number}]: {in_python_terms(error)}") from None
-
-
-def _image_complaint(image: _Image) -> str | None:
+def _image_complaint(image: ImageFields) -> str | None:
     for key in ("width", "height"):
         value = getattr(image, key)
         if value is UNSET:
             return f"no {key}"
         if value <= 0:
             return f"a {key} that is not positive"
+        if type(value) is float:
+            return f"a {key} that is no whole number"
     return "neither coco_url nor file_name" if image.coco_url is UNSET and image.file_name is UNSET else None
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from eql_d2.data.annotations.run_lengths import counts_complaint
 from eql_d2.errors import UserError
 
 MIN_POLYGON_POINTS = 3
@@ -55,10 +56,8 @@ def segmentation_complaint(segmentation: list[list[float]] | RLE) -> str | None:
     it for a box or stops; no official tool leaves it out.
     """
     if isinstance(segmentation, RLE):
-        counts, (height, width) = segmentation.counts, segmentation.size
-        if isinstance(counts, list) and (min(counts, default=0) < 0 or sum(counts) != height * width):
-            return "an RLE whose counts do not add up to its size"
-        return None
+        height, width = segmentation.size
+        return counts_complaint(segmentation.counts, height * width)
     if not segmentation:
         return "no polygon"
     for polygon in segmentation:
@@ -75,18 +74,6 @@ def in_python_terms(error: msgspec.ValidationError) -> str:
     for json_name, python_name in (("object", "dict"), ("array", "list"), ("null", "NoneType")):
         text = text.replace(f"`{json_name}`", python_name)
     return text.replace("`", "")
-
-
-def relative_path(image: dict[str, Any]) -> str:
-    """Path of an image below the image root.
-
-    LVIS v1 says it in ``coco_url``, whose last two parts are split and name; v0.5 has COCO 2014's
-    ``file_name`` for pictures that lie in the COCO 2017 folders without the "COCO_val2014_" prefix.
-    """
-    if "coco_url" in image:
-        return "/".join(image["coco_url"].split("/")[-2:])
-    name = image["file_name"]
-    return name[-16:] if name.startswith("COCO") else name
 
 
 def is_region(annotation: Mapping[str, Any]) -> bool:

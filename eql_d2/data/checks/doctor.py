@@ -10,11 +10,12 @@ import msgspec
 import numpy as np
 
 from eql_d2.data.annotations.cache import PackedAnnotations, open_annotations
+from eql_d2.data.annotations.evaluation_rules import evaluation_finding
 from eql_d2.data.annotations.findings import Finding
-from eql_d2.data.annotations.image_paths import image_paths, images_present, missing_finding
+from eql_d2.data.annotations.image_paths import image_paths, images_present, leaving_finding, missing_finding
 from eql_d2.data.category_counts import count_annotations
 from eql_d2.data.checks.before_start import NEEDED_TO_EVALUATE
-from eql_d2.data.checks.image_findings import duplicate_images, unreadable_images, wrong_sizes
+from eql_d2.data.checks.image_findings import deep_images, duplicate_images, unreadable_images, wrong_sizes
 from eql_d2.data.checks.image_reading import ImageFacts, find_equal_files, read_images
 from eql_d2.data.checks.mask_findings import mask_findings
 from eql_d2.data.checks.split_findings import (
@@ -52,7 +53,7 @@ class CheckedSet:
     @cached_property
     def paths(self) -> list[str]:
         """Paths of the N images below the folder, in the order of ``annotations.image_ids``."""
-        return image_paths(self.readable[0])
+        return image_paths(self.readable[0], self.image_root)
 
     @property
     def readable(self) -> tuple[PackedAnnotations, CategoryCounts]:
@@ -89,6 +90,7 @@ def examine_dataset(
     val_image_root: str | Path | None = None,
     decode: bool = True,
     workers: int | None = None,
+    images_outside: bool = False,
 ) -> DatasetCheck:
     """Check an annotation file, its images, and a validation set beside it.
 
@@ -99,6 +101,7 @@ def examine_dataset(
         val_image_root: folder of its images.
         decode: read and decode every image, not only look for it.
         workers: processes that read images; None for one a CPU.
+        images_outside: whether images may lie outside their folder (``DATASETS.IMAGES_OUTSIDE``).
 
     Returns:
         What was found. A broken annotation file is a finding, too.
@@ -116,8 +119,10 @@ def examine_dataset(
     for part in sets:
         check.findings += [(part.name, finding) for finding in _annotation_findings(part)]
     for part in sets:
-        if part.image_root and part.annotations is not None and (missing := _look_for_images(part, part.image_root)):
-            check.findings.append((part.name, missing))
+        if part.image_root and part.annotations is not None:
+            leaving = None if images_outside else leaving_finding(part.paths, part.image_root)
+            missing = _look_for_images(part, part.image_root)
+            check.findings += [(part.name, finding) for finding in (leaving or missing,) if finding]
     _read_images(sets, decode, workers)
     for part in sets:
         check.findings += [(part.name, finding) for finding in _image_findings(part) if finding]
@@ -147,6 +152,13 @@ def _annotation_findings(part: CheckedSet) -> Iterator[Finding]:
     for finding in (*part.annotations.findings, *mask_findings(part.annotations)):
         hinders = part.name == "val" and finding.kind in NEEDED_TO_EVALUATE
         yield msgspec.structs.replace(finding, level="defect") if hinders else finding
+    refused = part.name == "val" and evaluation_finding(part.annotations, part.annotations.federated, True)
+    if refused and not any(finding.kind in NEEDED_TO_EVALUATE for finding in part.annotations.findings):
+        yield refused
+    crowds = int(part.annotations.regions.sum())
+    if 0 < crowds < len(part.annotations.regions):
+        sentence = f"{crowds} of {len(part.annotations.regions)} annotations are crowds (iscrowd or ignore 1)"
+        yield Finding("remark", "crowd", f"{sentence}, which train nothing", crowds)
 
 
 def _look_for_images(part: CheckedSet, image_root: Path) -> Finding | None:
@@ -174,6 +186,7 @@ def _image_findings(part: CheckedSet) -> Iterator[Finding | None]:
         yield unreadable_images(part.paths, part.facts)
         yield wrong_sizes(part.paths, part.facts, part.readable[0].sizes)
         yield duplicate_images(part.paths, part.facts)
+        yield deep_images(part.paths, part.facts)
 
 
 def _split_findings(train: CheckedSet, val: CheckedSet) -> Iterator[Finding | None]:

@@ -69,3 +69,20 @@ def duplicate_images(paths: Sequence[str], facts: Sequence[ImageFacts]) -> Findi
         else f"image {first} is listed under two ids; training sees it more often"
     )
     return Finding("remark", "duplicate image", sentence, sum(len(group) - 1 for group in groups))
+
+
+def deep_images(paths: Sequence[str], facts: Sequence[ImageFacts]) -> Finding | None:
+    """The remark of images of more than 8 bits a channel, which are scaled.
+
+    Args:
+        paths: N paths below the image folder.
+        facts: N results of reading them.
+    """
+    deep = [path for path, fact in zip(paths, facts, strict=True) if fact.deep]
+    if not deep:
+        return None
+    sentence = (
+        f"image {deep[0]} has more than 8 bits a channel; training and prediction see it scaled to 8 bits, by the "
+        "depth that its largest value needs"
+    )
+    return Finding("remark", "image of more than 8 bits", sentence, len(deep))

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from eql_d2.data.pictures import is_deep
 from eql_d2.errors import UserError
 
 _EXIF_ORIENTATION = 0x0112
@@ -32,12 +33,14 @@ class ImageFacts(NamedTuple):
         size: width and height in pixels as training has them, turned as EXIF says; None if it was not decoded.
         sideways: whether EXIF swaps width and height.
         digest: SHA-1 of the file; None if that was not needed or the file cannot be read.
+        deep: whether it has more than 8 bits a channel.
     """
 
     error: str | None = None
     size: tuple[int, int] | None = None
     sideways: bool = False
     digest: bytes | None = None
+    deep: bool = False
 
 
 def read_images(paths: Sequence[str], workers: int | None = None) -> list[ImageFacts]:
@@ -132,16 +135,16 @@ def _decode(path: str) -> ImageFacts:
     if not data:
         return ImageFacts(error="the file is empty")
     try:
-        size, sideways = _decoded_size(data)
+        size, sideways, deep = _decoded_size(data)
     except UnidentifiedImageError:
         return ImageFacts(error="it is no picture")
     except Exception as error:  # Pillow's decoders raise nearly anything on broken files
         return ImageFacts(error=" ".join(str(error).split()) or type(error).__name__)
-    return ImageFacts(size=size[::-1] if sideways else size, sideways=sideways, digest=_sha1(data))
+    return ImageFacts(size=size[::-1] if sideways else size, sideways=sideways, digest=_sha1(data), deep=deep)
 
 
-def _decoded_size(data: bytes) -> tuple[tuple[int, int], bool]:
-    """Decode an image; gives width and height as stored, and whether EXIF swaps them."""
+def _decoded_size(data: bytes) -> tuple[tuple[int, int], bool, bool]:
+    """Decode an image; gives width and height as stored, whether EXIF swaps them, and whether it is deep."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of damaged EXIF data, which training ignores
         image = Image.open(io.BytesIO(data))
@@ -150,7 +153,7 @@ def _decoded_size(data: bytes) -> tuple[tuple[int, int], bool]:
         except Exception:  # training takes damaged EXIF data for none
             orientation = None
         image.convert("RGB")  # decodes all of it
-    return image.size, orientation in _SIDEWAYS
+    return image.size, orientation in _SIDEWAYS, is_deep(image)
 
 
 def _sha1(data: bytes) -> bytes:

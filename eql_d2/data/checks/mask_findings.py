@@ -6,6 +6,7 @@ import numpy as np
 from msgspec import UNSET
 from tqdm import tqdm
 
+from eql_d2.data.annotations.box_forms import BOX_FORMS, form_by_masks
 from eql_d2.data.annotations.cache import PackedAnnotations
 from eql_d2.data.annotations.findings import Finding, FindingCounter
 from eql_d2.data.annotations.geometry import PolygonMeasures, polygon_cases
@@ -39,8 +40,17 @@ def mask_findings(annotations: PackedAnnotations) -> tuple[Finding, ...]:
             names.append((record.get("id", UNSET), image["id"]))
     counter = FindingCounter()
     if names:
-        cases = polygon_cases(np.array(boxes, float), np.array(areas, float), *measures.result(), annotations.regions)
+        extents, polygon_areas = measures.result()
+        form = None if _told_already(annotations) else form_by_masks(np.array(boxes, float), extents)
+        if form:
+            counter.add(form.level, form.kind, form.sentence)
+        columns = np.array(boxes, float), np.array(areas, float), extents, polygon_areas
+        cases = polygon_cases(*columns, annotations.regions)
         for case in cases:
             if case.annotations.any():
                 case.tell(counter, annotation_name(*names[int(case.annotations.argmax())]))
     return counter.findings()
+
+
+def _told_already(annotations: PackedAnnotations) -> bool:
+    return any(finding.kind in BOX_FORMS for finding in annotations.findings)

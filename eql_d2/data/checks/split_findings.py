@@ -1,6 +1,6 @@
 """What is wrong between the set to train on and the one to validate on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from eql_d2.data.annotations.cache import PackedAnnotations
 from eql_d2.data.annotations.findings import Finding
@@ -71,22 +71,43 @@ def different_classes(train: CategoryCounts, val: CategoryCounts) -> Finding | N
         train: classes of the set to train on.
         val: classes of the set to validate on.
     """
-    if train.names == val.names:
+    ids = [{category_id: place for place, category_id in enumerate(c.category_ids)} for c in (train, val)]
+    difference = first_difference(train.names, ids[0], val.names, ids[1])
+    if difference is None:
         return None
-    pairs = list(zip(train.names, val.names, strict=False))
-    number = next((i for i, (first, second) in enumerate(pairs) if first != second), len(pairs))
-
-    def describe(counts: CategoryCounts) -> str:
-        if number >= counts.num_classes:
-            return "missing"
-        return f"{counts.names[number]!r} (id {counts.category_ids[number]})"
-
-    wrong = sum(first != second for first, second in pairs) + abs(train.num_classes - val.num_classes)
+    number, in_train, in_val = difference
+    wrong = sum(first != second for first, second in zip(train.names, val.names, strict=False))
+    wrong += abs(train.num_classes - val.num_classes)
     sentence = (
-        f"in ascending order of ids, class {number + 1} is {describe(train)} in the train set "
-        f"and {describe(val)} in the val set"
+        f"in ascending order of ids, class {number} is {in_train} in the train set and {in_val} in the val set; give "
+        "both files the same categories, also those without annotations, under the same ids"
     )
     return Finding("defect", "different classes", sentence, wrong)
+
+
+def first_difference(
+    names: Sequence[str], ids: Mapping[int, int], other_names: Sequence[str], other_ids: Mapping[int, int]
+) -> tuple[int, str, str] | None:
+    """The first class, counted from 1, in which two lists differ, and what each of them has there.
+
+    Args:
+        names: class names of the first, in the order of their ids.
+        ids: category id → place in ``names``; may be empty.
+        other_names: of the second.
+        other_ids: of the second.
+    """
+    if list(names) == list(other_names):
+        return None
+    pairs = zip(names, other_names, strict=False)
+    number = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(names), len(other_names)))
+
+    def describe(of_names: Sequence[str], of_ids: Mapping[int, int]) -> str:
+        if number >= len(of_names):
+            return "missing"
+        known = next((f" (id {i})" for i, place in of_ids.items() if place == number), "")
+        return f"{of_names[number]!r}{known}"
+
+    return number + 1, describe(names, ids), describe(other_names, other_ids)
 
 
 def classes_without_training(train: CategoryCounts, val: CategoryCounts) -> Finding | None:

@@ -77,7 +77,7 @@ class WithIgnoreRegions(Sequence):
 
     def _unmatched(self, item: dict[str, Any]) -> list[list[float]]:
         ids = self._regions.image_ids
-        place = int(np.searchsorted(ids, item["image_id"]))
+        place = int(np.searchsorted(ids, np.uint64(item["image_id"])))
         if place == len(ids) or ids[place] != item["image_id"]:
             return []
         boxes = [annotation["bbox"] for annotation in self._regions.records(place)[1]]

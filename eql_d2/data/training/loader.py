@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import (
-    DatasetMapper,
     MetadataCatalog,
     build_detection_test_loader,
     print_instances_class_histogram,
@@ -16,6 +15,7 @@ from detectron2.utils import comm
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from eql_d2.data.annotations.lvis_format import LVISDataset
+from eql_d2.data.pictures import PictureMapper
 from eql_d2.data.registration import load_dataset
 from eql_d2.data.training.augmentations import training_augmentations, with_tight_boxes
 from eql_d2.data.training.build_sampler import build_sampler
@@ -195,7 +195,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Callable | None =
         dataset_name: of the test set.
         mapper: replaces Detectron2's.
     """
-    mapper = NamingMapper(mapper or DatasetMapper(cfg, is_train=False))
+    mapper = NamingMapper(mapper or PictureMapper(cfg, is_train=False))
     dataset = load_dataset(dataset_name)
     if isinstance(dataset, LVISDataset) and len(dataset) and not cfg.MODEL.LOAD_PROPOSALS:
         return build_detection_test_loader(dataset=dataset, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)

@@ -5,18 +5,19 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import DatasetMapper, detection_utils
+from detectron2.data import detection_utils
 from detectron2.structures import Boxes, BoxMode
 from torch import Tensor
 
 from eql_d2.data.annotations.rules import is_region
+from eql_d2.data.pictures import PictureMapper
 from eql_d2.data.training.image_targets import ImageTargets
 from eql_d2.errors import UserError
 
 DatasetDict = dict[str, Any]
 
 
-class LongTailMapper(DatasetMapper):
+class LongTailMapper(PictureMapper):
     """Detectron2's mapper, which besides carries image-level labels and ignore regions, and takes box-only objects.
 
     What it reads of a dataset dict beyond Detectron2:
@@ -28,10 +29,10 @@ class LongTailMapper(DatasetMapper):
     - annotations without ``segmentation``: they train no mask. ``gt_has_mask`` of the instances tells them apart.
 
     Args:
-        is_train: as of :class:`DatasetMapper`.
+        is_train: as of Detectron2's mapper.
         image_level_labels: whether the model asks for ``verified_classes`` (``MODEL.LONG_TAIL.IMAGE_LEVEL_LABELS``).
         num_classes: number K of classes; needed with ``image_level_labels``.
-        kwargs: arguments of :class:`DatasetMapper`, e.g. ``augmentations``.
+        kwargs: arguments of Detectron2's mapper, e.g. ``augmentations``.
     """
 
     @configurable

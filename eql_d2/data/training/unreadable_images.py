@@ -4,9 +4,10 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from detectron2.data.detection_utils import SizeMismatchError, read_image
+from detectron2.data.detection_utils import SizeMismatchError
 from PIL import UnidentifiedImageError
 
+from eql_d2.data.pictures import read_picture
 from eql_d2.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def _reason(dataset_dict: DatasetDict, error: Exception) -> str | None:
 def _reading_fails(file_name: str) -> bool:
     """Whether the image alone raises an error; Pillow's decoders raise many kinds, e.g. SyntaxError for PNG."""
     try:
-        read_image(file_name, "BGR")
+        read_picture(file_name, "BGR")
     except Exception:
         return True
     return False

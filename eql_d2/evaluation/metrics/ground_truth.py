@@ -1,6 +1,5 @@
 """The ground truth of an evaluation: an annotation file, checked, and packed to little more than its size on disk."""
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,12 +7,20 @@ from typing import Any
 
 import orjson
 
+from eql_d2.data.annotations.evaluation_rules import (
+    complaint_about_annotation,
+    complaint_about_frequency,
+    complaint_about_image,
+    complaint_about_mask,
+)
 from eql_d2.data.annotations.rules import FEDERATED_KEYS
+from eql_d2.data.annotations.run_lengths import counts_complaint
 from eql_d2.errors import UserError
 
 Records = list[dict[str, Any]]
 
-# What an evaluation reads of an annotation. LVIS's rules know "ignore" and no crowds, COCO's know crowds only.
+# What an evaluation reads of a record. LVIS's rules know "ignore" and no crowds, COCO's know crowds only.
+IMAGE_KEYS = ("id", "height", "width")
 ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area", "segmentation", "ignore", "iscrowd")
 
 
@@ -29,6 +36,8 @@ class GroundTruth:
         rules: "lvis" (federated: an image is labelled for the classes annotated in it and those in its
             ``neg_category_ids``) or "coco" (exhaustive: a class not annotated in an image is not there; crowds
             are regions that count neither for nor against a detection).
+        takes_frequencies: whether the groups r, c, f are those that the file says; else they are not looked at, as
+            :meth:`set_frequencies` will say them.
 
     Attributes:
         images: image id → ``id``, ``height``, ``width`` and, by LVIS's rules, the federated lists.
@@ -38,14 +47,17 @@ class GroundTruth:
         UserError: an entry is broken, or would make the official packages compute wrong numbers.
     """
 
-    def __init__(self, content: dict[str, Any], source: str | Path, rules: str = "lvis") -> None:
+    def __init__(
+        self, content: dict[str, Any], source: str | Path, rules: str = "lvis", takes_frequencies: bool = True
+    ) -> None:
         self.source, self.rules = str(source), rules
+        self._takes_frequencies = takes_frequencies
         self._category_records = _by_id(content["categories"], "category", self.source)
         self.categories = [self._category(record) for _, record in sorted(self._category_records.items())]
         image_records = _by_id(content["images"], "image", self.source)
         annotations = content.pop("annotations", [])
         self._has_annotations = len(annotations) > 0
-        keys = ("id", "height", "width", *(FEDERATED_KEYS if rules == "lvis" and self._has_annotations else ()))
+        keys = (*IMAGE_KEYS, *(FEDERATED_KEYS if rules == "lvis" and self._has_annotations else ()))
         self.images = {image_id: self._image(record, keys) for image_id, record in image_records.items()}
         self._packed = self._pack(annotations)
 
@@ -100,36 +112,39 @@ class GroundTruth:
         """Make sure that every object has a mask.
 
         Raises:
-            UserError: a polygon has fewer than three points, a run-length mask has not the image's size, or an
+            UserError: a polygon has fewer than three points, a run-length mask has not the image's pixels, or an
                 object has no segmentation at all.
         """
         for image_id in self._packed:
             for annotation in self.annotations(image_id):
-                complaint = complaint_about_mask(annotation.get("segmentation"), self.images[image_id])
+                image, segmentation = self.images[image_id], annotation.get("segmentation")
+                complaint = complaint_about_mask(segmentation, image)
+                if complaint is None and isinstance(segmentation, dict):
+                    complaint = counts_complaint(segmentation["counts"], image["height"] * image["width"])
+                    complaint = complaint and f"has {complaint}"
                 if complaint:
                     raise UserError(
                         f"{self.source}: annotation {annotation['id']} {complaint}; mend it, or evaluate boxes only."
                     )
 
     def _category(self, record: dict[str, Any]) -> dict[str, Any]:
-        frequency = record.get("frequency") or ""
-        if frequency not in ("", "r", "c", "f"):
-            raise UserError(
-                f"{self.source}: category {record['id']} has the frequency {frequency!r}; it must be r, c or f."
-            )
+        complaint = complaint_about_frequency(record)
+        if complaint and self._takes_frequencies:
+            raise UserError(f"{self.source}: category {record['id']} {complaint}.")
+        frequency = "" if complaint else record.get("frequency") or ""
         return {"id": record["id"], "name": str(record.get("name", record["id"])), "frequency": frequency}
 
     def _image(self, record: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-        missing = [key for key in keys if key not in record]
-        if missing:
-            raise UserError(f"{self.source}: image {record['id']} has no {' and no '.join(missing)}.")
+        complaint = complaint_about_image(record, len(keys) > len(IMAGE_KEYS))
+        if complaint:
+            raise UserError(f"{self.source}: image {record['id']} {complaint}.")
         return {key: record[key] for key in keys}
 
     def _pack(self, annotations: Iterable[dict[str, Any]]) -> dict[int, bytes]:
         of_image = defaultdict(list)
         seen: set[int] = set()
         for number, annotation in enumerate(annotations):
-            complaint = self._complaint_about(annotation, seen)
+            complaint = complaint_about_annotation(annotation, seen, self.images, self._category_records)
             if complaint:
                 name = annotation.get("id") if isinstance(annotation, dict) else None
                 entry = f"annotation {name}" if name is not None else f"entry {number} of the annotations"
@@ -142,24 +157,6 @@ class GroundTruth:
         # Popped one by one, so that objects go as bytes come.
         return {image_id: orjson.dumps(of_image.pop(image_id)) for image_id in list(of_image)}
 
-    def _complaint_about(self, annotation: Any, seen: set[int]) -> str | None:
-        if not isinstance(annotation, dict):
-            return f"is a {type(annotation).__name__}, not a dictionary"
-        missing = [key for key in ("id", "image_id", "category_id", "bbox", "area") if key not in annotation]
-        if missing:
-            return f"has no {' and no '.join(missing)}"
-        number = annotation["id"]
-        if type(number) is not int or number < 1:
-            # The official packages take a detection matched to object 0 for an unmatched one.
-            return "has not a positive whole number for its id, which the official evaluation needs; number from 1"
-        if number in seen:
-            return "is there twice; ids have to differ"
-        seen.add(number)
-        for key, known in (("image_id", self.images), ("category_id", self._category_records)):
-            if annotation[key] not in known:
-                return f"names the unknown {key} {annotation[key]}"
-        return complaint_about_box(annotation["bbox"]) or complaint_about_number(annotation["area"], "area")
-
 
 def _by_id(records: Any, kind: str, source: str) -> dict[int, dict[str, Any]]:
     """Records by their ids, which have to be there and to differ."""
@@ -171,41 +168,3 @@ def _by_id(records: Any, kind: str, source: str) -> dict[int, dict[str, Any]]:
             raise UserError(f"{source}: {kind} id {record['id']} is there twice; ids have to differ.")
         by_id[record["id"]] = record
     return by_id
-
-
-def is_number(value: Any) -> bool:
-    """Whether a JSON value is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def is_box(value: Any) -> bool:
-    """Whether a JSON value is four finite numbers."""
-    return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
-
-
-def complaint_about_number(value: Any, name: str) -> str | None:
-    """What is wrong with a number, as the end of a sentence."""
-    return None if is_number(value) else f"has the {name} {value!r}, not a finite number"
-
-
-def complaint_about_box(box: Any) -> str | None:
-    """What is wrong with a box XYWH, as the end of a sentence."""
-    if not is_box(box):
-        return f"has the bbox {box!r}, not four finite numbers"
-    return f"has a bbox of negative size, {box}" if min(box[2:]) < 0 else None
-
-
-def complaint_about_mask(segmentation: Any, image: dict[str, Any]) -> str | None:
-    """What is wrong with polygons or run lengths in an image, as the end of a sentence."""
-    if isinstance(segmentation, dict):
-        size = [image["height"], image["width"]]
-        if "counts" not in segmentation or segmentation.get("size") != size:
-            return f"has a mask of size {segmentation.get('size')} in an image of {size}"
-        return None
-    if not isinstance(segmentation, list) or not segmentation:
-        return "has no segmentation"
-    for polygon in segmentation:
-        if not isinstance(polygon, list) or len(polygon) % 2 or len(polygon) < 6:
-            points = len(polygon) / 2 if isinstance(polygon, list) else 0
-            return f"has a polygon of {points:g} points; it takes three or more"
-    return None

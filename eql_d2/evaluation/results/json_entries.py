@@ -1,5 +1,6 @@
 """The entries of a large JSON list, one by one, without holding the list."""
 
+import codecs
 import json
 import re
 from collections.abc import Iterator
@@ -29,9 +30,12 @@ def json_entries(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, dict[st
     Raises:
         UserError: the file is truncated, or not such a list.
     """
+    if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+        file.seek(0)
     window = _Window(file)
+    window.base = file.tell()
     if window.next_byte() != b"[":
-        raise UserError(f"Results file {path} is not a JSON list of results.")
+        raise UserError(f"Results file {path} is not a JSON list of results{_kind_of(file)}.")
     window.position += 1
     number = 0
     while window.next_byte() != b"]":
@@ -52,6 +56,15 @@ def json_entries(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, dict[st
     window.position += 1
     if window.next_byte():
         raise UserError(f"Results file {path} goes on after the end of its list.")
+
+
+def _kind_of(file: BinaryIO) -> str:
+    file.seek(0)
+    head = file.read(4)
+    in_utf_16 = "in UTF-16; write it in UTF-8"
+    kinds = {b"\x1f\x8b": "packed by gzip; unpack it", b"PK": "a zip archive; unpack it"}
+    kinds |= {codecs.BOM_UTF16_LE: in_utf_16, codecs.BOM_UTF16_BE: in_utf_16}
+    return next((f", but {kind} first" for magic, kind in kinds.items() if head.startswith(magic)), "")
 
 
 def _broken(path: Path, number: int) -> UserError:

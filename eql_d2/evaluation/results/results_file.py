@@ -13,16 +13,18 @@ import numpy as np
 import orjson
 from tqdm import tqdm
 
-from eql_d2.errors import UserError
-from eql_d2.evaluation.metrics.engines import SHAPE_OF_TASK
-from eql_d2.evaluation.metrics.fixed_ap import run_lengths
-from eql_d2.evaluation.metrics.ground_truth import (
-    Records,
+from eql_d2.data.annotations.evaluation_rules import (
     complaint_about_box,
     complaint_about_mask,
     complaint_about_number,
     is_box,
 )
+from eql_d2.data.annotations.run_lengths import counts_complaint, total_pixels
+from eql_d2.data.annotations.values import clean_result
+from eql_d2.errors import UserError
+from eql_d2.evaluation.metrics.engines import SHAPE_OF_TASK
+from eql_d2.evaluation.metrics.fixed_ap import run_lengths
+from eql_d2.evaluation.metrics.ground_truth import Records
 from eql_d2.evaluation.results.json_entries import json_entries
 
 logger = logging.getLogger(__name__)
@@ -70,7 +72,9 @@ class ResultsFile:
         self._dropped: Counter[str] = Counter()
         self._first_dropped: dict[str, int] = {}
         self._lenient = False  # NaN somewhere in a field that nobody reads
-        image_ids, self._offsets, self._lengths = array("q"), array("q"), array("q")
+        self._unclean = False  # values that have to be made right
+        self._counts: list[tuple[int, str, int]] = []  # to be checked together: number, counts, pixels of the image
+        image_ids, self._offsets, self._lengths = array("Q"), array("q"), array("q")
         try:
             self._file = open(self._path, "rb")  # noqa: SIM115 (read image by image, later)
             with tqdm(
@@ -78,16 +82,18 @@ class ResultsFile:
             ) as bar:
                 for number, (offset, length, result, strict) in enumerate(json_entries(self._file, self._path)):
                     self._lenient |= not strict
-                    self._check(number, result)
+                    result = self._checked(number, result)
                     image_ids.append(result["image_id"])
                     self._offsets.append(offset)
                     self._lengths.append(length)
                     if number % 1000 == 0:
+                        self._check_counts()
                         bar.update(offset - bar.n)
+                self._check_counts()
         except OSError as error:
             raise UserError(f"Results file {path} cannot be read ({error.strerror}); check the path.") from None
         self.tasks = self.tasks or ("bbox",)  # an empty list
-        ids = np.frombuffer(image_ids, dtype=np.int64) if image_ids else np.zeros(0, dtype=np.int64)
+        ids = np.frombuffer(image_ids, dtype=np.uint64) if image_ids else np.zeros(0, dtype=np.uint64)
         self._order = np.argsort(ids, kind="stable")
         self._sorted_ids = ids[self._order]
         for what, count in self._dropped.items():
@@ -107,7 +113,7 @@ class ResultsFile:
 
     def of_image(self, image_id: int) -> Records:
         """The results of an image in the order of the file, masks as compressed run lengths."""
-        start, stop = np.searchsorted(self._sorted_ids, [image_id, image_id + 1])
+        start, stop = (np.searchsorted(self._sorted_ids, np.uint64(image_id), side) for side in ("left", "right"))
         numbers = self._order[start:stop]
         if not len(numbers):
             return []
@@ -120,16 +126,35 @@ class ResultsFile:
                 results += json.loads(b"[" + block + b"]") if self._lenient else orjson.loads(b"[" + block + b"]")
             except ValueError:
                 raise UserError(f"Results file {self._path} has changed while it was read; run again.") from None
+        if self._unclean:
+            results = [clean_result(result) for result in results]
         if any(SHAPE_OF_TASK[task] == "segmentation" for task in self.tasks):
             image = self._ground_truth.images[image_id]
             for result in results:
                 result["segmentation"] = run_lengths(result["segmentation"], image["height"], image["width"])
         return results
 
-    def _check(self, number: int, result: Any) -> None:
+    def _checked(self, number: int, result: Any) -> dict[str, Any]:
+        """A result that is good, its values made right if need be."""
         complaint = self._complaint_about(number, result)
         if complaint:
-            raise UserError(f"Results file {self._path}: result {number} (counted from 0) {complaint}.")
+            result = clean_result(result)
+            complaint = self._complaint_about(number, result)
+            self._unclean = True
+        if complaint:
+            raise self._refusal(number, complaint)
+        return result
+
+    def _refusal(self, number: int, complaint: str) -> UserError:
+        return UserError(f"Results file {self._path}: result {number} (counted from 0) {complaint}.")
+
+    def _check_counts(self) -> None:
+        """Make sure that masks cover their images: one that does not would match nothing, in silence."""
+        totals = total_pixels([counts for _, counts, _ in self._counts]).tolist()
+        for (number, counts, pixels), total in zip(self._counts, totals, strict=True):
+            if total != pixels:
+                raise self._refusal(number, f"has {counts_complaint(counts, pixels)}")
+        self._counts.clear()
 
     def _complaint_about(self, number: int, result: dict[str, Any]) -> str | None:
         missing = [key for key in ("image_id", "category_id", "score") if key not in result]
@@ -169,7 +194,14 @@ class ResultsFile:
         segmentation = result.get("segmentation")
         if segmentation is None:
             return "has no segmentation; leave segm and boundary out of --iou-type"
-        return complaint_about_mask(segmentation, image)
+        complaint = complaint_about_mask(segmentation, image)
+        if complaint is None and isinstance(segmentation, dict):
+            counts, pixels = segmentation["counts"], image["height"] * image["width"]
+            if isinstance(counts, str):
+                self._counts.append((number, counts, pixels))
+            elif not isinstance(counts, list) or (complaint := counts_complaint(counts, pixels)):
+                return f"has {complaint or 'counts that are neither a text nor a list'}"
+        return complaint
 
     def _drop(self, what: str, number: int) -> None:
         self._dropped[what] += 1

@@ -37,7 +37,7 @@ def make_content(seed=0):
             "bbox": [rng.random(), 1, 2.5e1, 3],
             "segmentation": [[rng.choice([rng.random(), 7]) for _ in range(2 * rng.randint(3, 9))]],
         }
-        for number in rng.sample(range(500), 40)
+        for number in rng.sample(range(1, 500), 40)
     ]
     images = [
         {

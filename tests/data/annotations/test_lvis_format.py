@@ -162,7 +162,7 @@ def set_annotation(**values):
         (set_annotation(id=2**64), "an id needs more than 64 bits"),
         (set_annotation(id="one"), "annotations[1]: Expected int, got str - at $.id"),
         (set_annotation(bbox=[1, 2, 3]), "annotations[1]: Expected list of length 4"),
-        (set_annotation(segmentation=[["1"] * 6]), "annotations[1]: Expected float, got str"),
+        (set_annotation(segmentation=[["one"] * 6]), "annotations[1]: Expected float, got str"),
         (set_annotation(segmentation={"size": [40, 60]}), "required field counts"),
     ],
 )

@@ -1,0 +1,72 @@
+"""The JSON text of a file as people have them: with a byte order mark, in UTF-16, packed by gzip, with NaN."""
+
+import codecs
+import gzip
+import json
+import zlib
+from typing import Any
+
+import orjson
+
+_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+_ARCHIVES = {
+    b"PK\x03\x04": "a zip archive",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"BZh": "packed by bzip2",
+    b"\xfd7zXZ": "xz",
+}
+
+
+def plain_text(data: Any) -> Any:
+    """The UTF-8 text of a JSON file: unpacked if it is gzip's, without a byte order mark.
+
+    Args:
+        data: what the file holds, bytes or an array of them.
+
+    Returns:
+        The same object where there is nothing to do, else bytes.
+
+    Raises:
+        ValueError: it is another kind of archive, or gzip's and damaged; the text says what.
+    """
+    head = bytes(data[:8])
+    if head.startswith(b"\x1f\x8b"):
+        try:
+            return plain_text(gzip.decompress(bytes(data)))
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"gzip: {error}") from None
+    for magic, name in _ARCHIVES.items():
+        if head.startswith(magic):
+            raise ValueError(f"it is {name}; unpack it first")
+    for mark, encoding in _MARKS:
+        if head.startswith(mark):
+            text = bytes(data)[len(mark) :]
+            return text if encoding == "utf-8" else text.decode(encoding).encode()
+    return data
+
+
+def loads(data: Any) -> Any:
+    """Parse a JSON file; NaN and Infinity, which are not JSON but often written, become texts of that name.
+
+    Args:
+        data: what the file holds.
+
+    Raises:
+        ValueError: it is truncated or not JSON.
+    """
+    text = plain_text(data)
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        try:
+            return json.loads(bytes(text), parse_constant=str)
+        except (ValueError, RecursionError):
+            raise error from None
+
+
+def as_json(data: Any) -> bytes | None:
+    """The text of a file that would be JSON but for NaN and Infinity, with texts of that name; None for another."""
+    try:
+        return orjson.dumps(json.loads(bytes(data), parse_constant=str))
+    except (ValueError, TypeError, RecursionError):
+        return None

@@ -1,0 +1,94 @@
+"""Masks as run lengths: how many pixels they cover in all, and their compressed form."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as mask_api
+
+_LONGEST_NUMBER = 12  # characters, of five bits each
+
+
+def total_pixels(compressed: Sequence[str | bytes]) -> np.ndarray:
+    """How many pixels the runs of compressed run lengths cover, as COCO's ``rleFrString`` reads them.
+
+    A number is written in characters of five bits and one that says whether it goes on; from the fourth on it is the
+    difference to the last but one.
+
+    Args:
+        compressed: N counts.
+
+    Returns:
+        (N,) int64; -1 of a text that is none.
+    """
+    texts = [counts.encode("utf-8", "replace") if isinstance(counts, str) else counts for counts in compressed]
+    totals = np.full(len(texts), -1, np.int64)
+    filled = np.array([index for index, text in enumerate(texts) if text], np.int64)
+    if not len(filled):
+        return totals
+    values = np.frombuffer(b"".join(texts), np.uint8).astype(np.int64) - 48
+    stops = np.cumsum([len(texts[index]) for index in filled])
+    mask_of_character = np.repeat(np.arange(len(filled)), np.diff(stops, prepend=0))
+    ends = (values & 32) == 0
+    broken = (values < 0) | (values > 63)
+    broken[stops - 1] |= ~ends[stops - 1]
+    ends[stops - 1] = True  # a broken text does not go on in the next one
+    starts = np.concatenate(([0], np.flatnonzero(ends[:-1]) + 1))
+    lengths = np.diff(np.append(starts, len(values)))
+    place = np.arange(len(values)) - np.repeat(starts, lengths)
+    broken |= place >= _LONGEST_NUMBER
+    parts = (values & 31) << (5 * np.minimum(place, _LONGEST_NUMBER - 1))
+    numbers = np.add.reduceat(parts, starts)
+    negative = values[starts + lengths - 1] & 16 > 0
+    numbers -= np.where(negative, np.int64(1) << (5 * np.minimum(lengths, _LONGEST_NUMBER)), 0)
+    owners = mask_of_character[starts]
+    runs = _sums_of_differences(numbers, owners)
+    is_broken = np.zeros(len(filled), bool)
+    is_broken[mask_of_character[broken]] = True
+    is_broken[owners[runs < 0]] = True
+    first_of_mask = np.flatnonzero(np.diff(owners, prepend=-1))
+    totals[filled] = np.where(is_broken, -1, np.add.reduceat(runs, first_of_mask))
+    return totals
+
+
+def _sums_of_differences(numbers: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """Runs from their numbers: of each owner the first three as they are, the others plus the run before the last."""
+    first = np.flatnonzero(np.diff(owners, prepend=-1))
+    place = np.arange(len(owners)) - first[owners]
+    chain = owners * 3 + np.where(place == 0, 0, 2 - place % 2)
+    order = np.argsort(chain, kind="stable")
+    sums = np.cumsum(numbers[order])
+    starts = np.flatnonzero(np.diff(chain[order], prepend=-1))
+    before = np.repeat(sums[starts] - numbers[order][starts], np.diff(np.append(starts, len(order))))
+    runs = np.empty_like(numbers)
+    runs[order] = sums - before
+    return runs
+
+
+def counts_complaint(counts: Any, num_pixels: int) -> str | None:
+    """What is wrong with the counts of a mask, compressed or not, of an image of a number of pixels."""
+    if isinstance(counts, list):
+        fits = min(counts, default=0) >= 0 and sum(counts) == num_pixels
+    else:
+        fits = total_pixels([counts])[0] == num_pixels
+    if fits:
+        return None
+    hint = " (they are Python's text of bytes; write counts.decode())" if is_text_of_bytes(counts) else ""
+    return f"an RLE whose counts do not add up to its size{hint}"
+
+
+def is_text_of_bytes(counts: Any) -> bool:
+    """Whether counts are what ``str(counts)`` makes of bytes in Python 3."""
+    return isinstance(counts, str) and counts[:2] in ("b'", 'b"')
+
+
+def compressed(segmentation: dict[str, Any]) -> dict[str, Any]:
+    """Run lengths with their counts as a compressed text.
+
+    Args:
+        segmentation: ``size`` and ``counts``, a list that adds up to it or a text already.
+    """
+    if not isinstance(segmentation["counts"], list):
+        return segmentation
+    rle = mask_api.frPyObjects(segmentation, *segmentation["size"])
+    return {"size": segmentation["size"], "counts": rle["counts"].decode()}

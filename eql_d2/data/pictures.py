@@ -1,0 +1,110 @@
+"""Pictures of any depth as 8 bits: the one rule of the doctor, training and prediction.
+
+Detectron2 cuts at 255, so that a picture of 16 bits is white. Here whole numbers are scaled by the depth that the
+largest of them needs (8, 10, 12, 14 or 16 bits, those of sensors; beyond these the largest is white), and
+floating-point numbers from 0 to 1, from 0 to 255, or from the smallest to the largest, the first that holds them.
+"""
+
+import io
+import logging
+from typing import Any
+
+import numpy as np
+from detectron2.data import DatasetMapper
+from detectron2.data.detection_utils import read_image
+from detectron2.utils.file_io import PathManager
+from iopath.common.file_io import PathHandler
+from PIL import Image
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "eight-bits://"
+"""Before a path: what is opened is a picture of 8 bits."""
+
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+"""What Pillow's decoders raise for files that are missing, broken or no pictures."""
+
+_DEEP_MODES = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I", "F"})  # Pillow's, all grey
+_SENSOR_BITS = (8, 10, 12, 14, 16)
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether a picture has more than 8 bits a channel."""
+    return image.mode in _DEEP_MODES
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """A picture of more than 8 bits as a grey one of 8 bits; any other as it is."""
+    if not is_deep(image):
+        return image
+    values = np.asarray(image).astype(np.float64)
+    return Image.fromarray(np.round(_scaled(values, whole=image.mode != "F")).astype(np.uint8))
+
+
+def _scaled(values: np.ndarray, whole: bool) -> np.ndarray:
+    """Values from 0 to 255."""
+    values = np.nan_to_num(values, posinf=0, neginf=0)
+    low, high = float(values.min()), float(values.max())
+    if whole and low >= 0:
+        tops = [2**bits - 1 for bits in _SENSOR_BITS]
+        return values * (255 / next((top for top in tops if high <= top), high))
+    if not whole and low >= 0 and high <= 255:
+        return values * 255 if high <= 1 else values
+    return (values - low) * (255 / max(high - low, 1e-12))
+
+
+class _EightBits(PathHandler):
+    """Opens pictures, those of more than 8 bits as PNG of 8 bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told = False
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [PREFIX]
+
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **_: Any) -> Any:
+        file = PathManager.open(path.removeprefix(PREFIX), "rb")
+        image = Image.open(file)
+        if not is_deep(image):
+            file.seek(0)
+            return file
+        with file:
+            converted, exif = eight_bits(image), image.getexif()
+        self._tell(path.removeprefix(PREFIX))
+        memory = io.BytesIO()
+        converted.save(memory, "PNG", compress_level=0, exif=exif.tobytes() if exif else b"")
+        memory.seek(0)
+        return memory
+
+    def _tell(self, path: str) -> None:
+        if not self._told:
+            self._told = True
+            logger.warning(
+                "Image %s has more than 8 bits a channel: it is scaled to 8, as all others of the kind.", path
+            )
+
+
+PathManager.register_handler(_EightBits(), allow_override=True)  # of a prefix that is this project's own
+
+
+def read_picture(path: str, format: str) -> np.ndarray:
+    """Read an image as Detectron2 does (turned as EXIF says, grey and transparent ones in colour), of any depth.
+
+    Args:
+        path: of the file.
+        format: "RGB" or "BGR".
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    return read_image(PREFIX + str(path), format=format)
+
+
+class PictureMapper(DatasetMapper):
+    """Detectron2's mapper, which reads pictures of any depth by :func:`read_picture`'s rule."""
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """Map one dataset dict."""
+        file_name = dataset_dict["file_name"]
+        return {**super().__call__({**dataset_dict, "file_name": PREFIX + str(file_name)}), "file_name": file_name}
