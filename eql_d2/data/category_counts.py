@@ -75,7 +75,7 @@ def _require_registered(cfg: CfgNode) -> None:
         if name not in MetadataCatalog.list() and (name in described or cfg.DATASETS.CUSTOM_FILE):
             raise UserError(
                 f"Dataset {name!r} is described in the config, but not registered; call "
-                "eql_d2.data.registration.register_custom_datasets(cfg) first, or use "
+                "eql_d2.data.registration.register_datasets(cfg) first, or use "
                 "eql_d2.prediction.predictor.Predictor, which needs no dataset."
             )
 

@@ -11,10 +11,7 @@ import orjson
 from msgspec import UNSET, Raw, UnsetType
 
 from eql_d2.data.annotations.box_forms import box_form
-from eql_d2.data.annotations.file_text import as_json, plain_text
-from eql_d2.data.annotations.findings import Finding, FindingCounter
-from eql_d2.data.annotations.geometry import box_cases
-from eql_d2.data.annotations.records import (
+from eql_d2.data.annotations.file_records import (
     AnnotationFields,
     AnnotationFile,
     CategoryFields,
@@ -23,6 +20,9 @@ from eql_d2.data.annotations.records import (
     NotLVISError,
     decode_each,
 )
+from eql_d2.data.annotations.file_text import as_json, plain_text
+from eql_d2.data.annotations.findings import Finding, FindingCounter
+from eql_d2.data.annotations.geometry import box_cases
 from eql_d2.data.annotations.rules import (
     FEDERATED_KEYS,
     RLE,
