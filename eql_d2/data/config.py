@@ -57,6 +57,10 @@ def _add_augmentation_keys(cfg: CfgNode) -> None:
     # Repeat factor sampling shows classes in less than DATALOADER.REPEAT_THRESHOLD of the images more often; that is 0
     # in Detectron2, 0.001 in LVIS's paper and the codes of EQLv2 and Seesaw Loss, 0.0005 in EQL's code for LVIS v0.5.
     # On Open Images the papers use class-aware sampling, which has no threshold.
+    # Of which frequency the repeat factors are made: RFS (share of the images), IRFS (mean of the shares of images and
+    # instances), or E-IRFS, exp(REPEAT_ALPHA sqrt(threshold / frequency)) of IRFS's frequency.
+    cfg.DATALOADER.REPEAT_FACTORS = "RFS"
+    cfg.DATALOADER.REPEAT_ALPHA = 2.0
     # Repeat factors are sqrt(threshold / frequency); without the root if False. Detectron2 v0.6 has no such key.
     cfg.DATALOADER.REPEAT_SQRT = True
     # How a repeat factor becomes a number of times: "stochastic" (Detectron2) or "ceil" (mmdetection), always up;

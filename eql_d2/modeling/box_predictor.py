@@ -12,10 +12,9 @@ from detectron2.utils.events import get_event_storage
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
-from eql_d2.data.category_counts import category_counts
 from eql_d2.errors import UserError
 from eql_d2.losses import ClassificationLoss
-from eql_d2.modeling.calibration import Calibration
+from eql_d2.modeling.calibration import Calibration, calibration_of_config
 from eql_d2.modeling.gradient_sums import GradientSums
 from eql_d2.modeling.inference import fast_rcnn_inference
 from eql_d2.modeling.loss_config import loss_of_config
@@ -111,13 +110,7 @@ class LongTailPredictor(FastRCNNOutputLayers):
         if cfg.MODEL.ROI_BOX_HEAD.NORMED_CLASSIFIER and cfg.MODEL.ROI_BOX_HEAD.SCALED_CLASSIFIER:
             raise UserError("MODEL.ROI_BOX_HEAD has both NORMED_CLASSIFIER and SCALED_CLASSIFIER; set one to False.")
         arguments["image_level_labels"] = cfg.MODEL.LONG_TAIL.IMAGE_LEVEL_LABELS
-        arguments["calibration"] = {
-            "tau_norm": cfg.TEST.TAU_NORM,
-            "tau_norm_keep_scale": cfg.TEST.TAU_NORM_KEEP_SCALE,
-            "norcal_gamma": cfg.TEST.NORCAL_GAMMA,
-        }
-        if cfg.TEST.NORCAL_GAMMA:
-            arguments["calibration"]["image_counts"] = torch.tensor(category_counts(cfg).image_counts)
+        arguments["calibration"] = calibration_of_config(cfg)
         return arguments
 
     def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
@@ -148,6 +141,7 @@ class LongTailPredictor(FastRCNNOutputLayers):
                 deltas, proposal_boxes, gt_boxes, gt_classes, self.box2box_transform, self.num_classes
             )
         losses = self.loss(logits, gt_classes, **labels)
+        self.calibration.collect(logits)
         if self.gradient_sums is not None and logits.requires_grad:
             self.gradient_sums.watch(logits, gt_classes)
         losses["loss_box_reg"] = self.box_reg_loss(proposal_boxes, gt_boxes, deltas, gt_classes)

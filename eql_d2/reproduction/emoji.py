@@ -40,7 +40,7 @@ METHOD_KEYS = (
     "DATALOADER.CLASS_BALANCED_POWER",
     "SOLVER.TRAINABLE",
 )
-REPEAT_KEYS = ("DATALOADER.REPEAT_SQRT", "DATALOADER.REPEAT_ROUNDING")
+REPEAT_KEYS = tuple(f"DATALOADER.REPEAT_{key}" for key in ("FACTORS", "ALPHA", "SQRT", "ROUNDING"))
 
 
 def emoji_training(training: Training, cfg: CfgNode) -> Training:

@@ -1,14 +1,22 @@
-"""τ-normalisation and NorCal against their definitions, with every loss."""
+"""τ-normalisation, NorCal, FRACAL and LogN against their definitions, with every loss."""
+
+import json
+import math
 
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
+from detectron2.utils.events import EventStorage
 from torch import nn
 
 from eql_d2.data.category_counts import category_counts
+from eql_d2.data.fractal_dimensions import fractal_dimensions
+from eql_d2.engine import launch
+from eql_d2.errors import UserError
 from eql_d2.losses import BalancedGroupSoftmax, LogitAdjustmentLoss, SoftmaxCrossEntropy
 from eql_d2.modeling import BOX_PREDICTOR_REGISTRY, NormedLinear, ScaledLinear, build_box_predictor
-from eql_d2.modeling.calibration import Calibration, norcal, tau_normalized_logits
+from eql_d2.modeling.calibration import Calibration, LogitStatistics, fracal, norcal, tau_normalized_logits
+from tests.modeling.test_box_predictor import make_proposals
 
 K = 4
 FEATURES = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
@@ -162,3 +170,140 @@ def test_training_is_not_calibrated(tiny_cfg):
     plain, calibrated = build(tiny_cfg, "SoftmaxPredictor"), build(tiny_cfg, "SoftmaxPredictor", tau=1.0, gamma=1.0)
     assert torch.equal(plain(FEATURES)[0], calibrated(FEATURES)[0])
     assert set(plain.state_dict()) == set(calibrated.state_dict())
+
+
+# --- FRACAL -----------------------------------------------------------------------------------------------
+
+FREQUENCIES = torch.tensor([0.5, 0.01, 0.2, 0.0004], dtype=torch.float64)
+DIMENSIONS = torch.tensor([1.9, 1.0, 1.4, 1.2], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("lambda_", [2.0, 0.0])
+def test_fracal_of_a_softmax_is_that_of_shifted_logits(lambda_):
+    logits = torch.randn(6, K + 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    shifts = [math.log10(1 / K) - math.log10(f) for f in FREQUENCIES.tolist()]
+    expected = []
+    for row in logits.tolist():
+        exponentials = [math.exp(z + h) for z, h in zip(row, [*shifts, 0.0], strict=True)]
+        probabilities = [e / sum(exponentials) for e in exponentials]
+        divided = [p / d**lambda_ for p, d in zip(probabilities, [*DIMENSIONS.tolist(), 1.0], strict=True)]
+        expected.append([v / sum(divided) for v in divided])
+    ours = fracal(logits.softmax(dim=1), FREQUENCIES, DIMENSIONS, lambda_, exclusive=True)
+    torch.testing.assert_close(ours, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_fracal_of_sigmoids_is_a_product_of_two():
+    logits = torch.randn(6, K, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    total = sum(d**2 for d in DIMENSIONS.tolist())
+    expected = torch.zeros(6, K + 1, dtype=torch.float64)
+    for i, row in enumerate(logits.tolist()):
+        for c, (z, f, d) in enumerate(zip(row, FREQUENCIES.tolist(), DIMENSIONS.tolist(), strict=True)):
+            shift = math.log10(1 / K) - math.log10(f) + math.log10(1 / K) - math.log10(d**2 / total)
+            expected[i, c] = 1 / (1 + math.exp(-z)) / (1 + math.exp(-z - shift))
+    scores = torch.cat([logits.sigmoid(), torch.zeros(6, 1, dtype=torch.float64)], dim=1)
+    torch.testing.assert_close(fracal(scores, FREQUENCIES, DIMENSIONS, 2.0, exclusive=False), expected)
+
+
+@pytest.mark.parametrize("name", ["SoftmaxPredictor", "SeesawPredictor", "EQLPredictor", "ECMPredictor"])
+def test_fracal_counts_the_training_data(tiny_cfg, name):
+    plain = build(tiny_cfg, name)
+    tiny_cfg.TEST.FRACAL.ENABLED = True
+    predictor = build(tiny_cfg, name)
+    counts = category_counts(tiny_cfg)
+    torch.testing.assert_close(predictor.calibration.image_frequencies, counts.image_frequencies)
+    assert predictor.calibration.dimensions.tolist() == list(fractal_dimensions(("tiny_train",), 6))
+    logits = predictor(FEATURES)[0]
+    scores, before = predictor.scores(logits), plain.scores(logits)
+    assert ((scores >= 0) & (scores <= 1 + 1e-6)).all()
+    ratio = (scores / before)[:, :-1].mean(dim=0)
+    order = counts.image_frequencies.argsort()
+    assert ratio[order[0]] > ratio[order[-1]]
+    assert set(predictor.state_dict()) == set(plain.state_dict())
+
+
+def test_fracal_without_training_data_or_with_a_negative_lambda_is_told(tiny_cfg, tmp_path):
+    tiny_cfg.TEST.FRACAL.ENABLED = True
+    tiny_cfg.TEST.FRACAL.LAMBDA = -1.0
+    with pytest.raises(UserError, match=r"TEST\.FRACAL\.LAMBDA is -1\.0; it must not be negative"):
+        build(tiny_cfg, "SoftmaxPredictor")
+    path = tmp_path / "counts.json"
+    path.write_text(json.dumps(category_counts(tiny_cfg).to_records()))
+    tiny_cfg.MODEL.LONG_TAIL.CATEGORY_COUNTS = str(path)
+    tiny_cfg.DATASETS.TRAIN = ()
+    with pytest.raises(UserError, match=r"DATASETS\.TRAIN names no dataset whose boxes could be counted"):
+        build(tiny_cfg, "SoftmaxPredictor")
+
+
+# --- LogN -------------------------------------------------------------------------------------------------
+
+
+def test_statistics_are_those_of_batch_norm():
+    statistics, norm = LogitStatistics(K + 1, 0.1).double(), nn.BatchNorm1d(K + 1, momentum=0.1, affine=False).double()
+    generator = torch.Generator().manual_seed(5)
+    for rows in (7, 30, 2):
+        logits = torch.randn(rows, K + 1, generator=generator, dtype=torch.float64) * 3 + 1
+        statistics.collect(logits)
+        norm(logits)
+    torch.testing.assert_close(statistics.mean, norm.running_mean)
+    torch.testing.assert_close(statistics.variance, norm.running_var)
+    before = statistics.mean.clone()
+    statistics.collect(torch.zeros(1, K + 1))  # no variance
+    statistics.collect(torch.zeros(0, K + 1))
+    statistics.collect(torch.full((3, K + 1), torch.nan))
+    assert torch.equal(statistics.mean, before)
+    assert statistics.num_steps == 3
+
+
+def test_logn_by_hand():
+    statistics = LogitStatistics(3)
+    statistics.mean.copy_(torch.tensor([1.0, -2.0, 7.0]))
+    statistics.variance.copy_(torch.tensor([4.0, 0.25, 9.0]))
+    statistics.num_steps += 1
+    ours = statistics.normalize(torch.tensor([[5.0, -1.0, 3.0]]), torch.arange(2))
+    assert ours.tolist() == [[(5 - 3) / 2, (-1 - 0) / 0.5, 3.0]]
+
+
+def collect_share(folder):
+    rank = torch.distributed.get_rank()
+    statistics = LogitStatistics(2, 0.5)
+    statistics.collect(torch.arange(12.0).view(6, 2)[:: 2 if rank else 1][: 2 if rank else 6])
+    torch.save(statistics.state_dict(), folder / f"{rank}.pth")
+
+
+def test_statistics_are_of_all_processes(tmp_path):
+    launch(collect_share, device="cpu", num_processes_per_machine=2, args=(tmp_path,))
+    first, second = (torch.load(tmp_path / f"{rank}.pth") for rank in (0, 1))
+    rows = torch.arange(12.0).view(6, 2)
+    expected = LogitStatistics(2, 0.5)
+    expected.collect(torch.cat([rows, rows[::2][:2]]))
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(first[name], value)
+        assert torch.equal(first[name], second[name])
+
+
+def test_logn_collects_in_training_and_acts_in_a_test(tiny_cfg):
+    tiny_cfg.TEST.LOGN.COLLECT, tiny_cfg.TEST.LOGN.MOMENTUM = True, 0.5
+    collecting = build(tiny_cfg, "SoftmaxPredictor").train()
+    proposals = make_proposals(6)
+    features = torch.randn(8, 8, generator=torch.Generator().manual_seed(3))
+    predictions = collecting(features)
+    with EventStorage():
+        collecting.losses(predictions, proposals)
+    torch.testing.assert_close(collecting.calibration.statistics.mean, predictions[0].mean(dim=0) / 2)
+    assert torch.equal(collecting.test_logits(predictions), predictions[0])
+    tiny_cfg.TEST.LOGN.COLLECT, tiny_cfg.TEST.LOGN.ENABLED = False, True
+    normalizing = build(tiny_cfg, "SoftmaxPredictor")
+    with pytest.raises(UserError, match=r"the model has no statistics of its logits; train it for an epoch"):
+        normalizing.test_logits(predictions)
+    normalizing.load_state_dict(collecting.state_dict())
+    statistics = collecting.calibration.statistics
+    mean, deviation = statistics.mean[:6], statistics.variance[:6].sqrt()
+    expected = (predictions[0][:, :6] - mean + mean.min()) / deviation
+    torch.testing.assert_close(normalizing.test_logits(predictions)[:, :6], expected)
+    assert torch.equal(normalizing.test_logits(predictions)[:, 6], predictions[0][:, 6])
+
+
+def test_a_momentum_out_of_range_is_told(tiny_cfg):
+    tiny_cfg.TEST.LOGN.ENABLED, tiny_cfg.TEST.LOGN.MOMENTUM = True, 0.0
+    with pytest.raises(UserError, match=r"TEST\.LOGN: momentum is 0\.0; it must be above 0"):
+        build(tiny_cfg, "SoftmaxPredictor")

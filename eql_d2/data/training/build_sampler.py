@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
+from torch import Tensor
 
 from eql_d2.data.category_counts import category_counts
 from eql_d2.data.training.image_classes import ImageClasses
@@ -18,12 +19,16 @@ from eql_d2.data.training.samplers import (
     TrainingSampler,
     TrainingStream,
     category_repeat_factors,
+    exponential_repeat_factors,
+    instance_aware_frequencies,
 )
 from eql_d2.errors import UserError
 from eql_d2.long_tail import CategoryCounts
 
 MIXTURE = "MixtureTrainingSampler"
 ROUNDINGS = ("stochastic", "ceil", "ceil_plus_one")
+REPEAT_FACTORS = ("RFS", "IRFS", "E-IRFS")
+MOST_REPEATS = 10_000
 
 
 def build_sampler(cfg: CfgNode, classes: ImageClasses, seed: int) -> TrainingStream:
@@ -63,8 +68,34 @@ def _repeat_factor(cfg: CfgNode, classes: ImageClasses, seed: int) -> RepeatFact
     if options.REPEAT_ROUNDING not in ROUNDINGS:
         raise UserError(f"DATALOADER.REPEAT_ROUNDING is {options.REPEAT_ROUNDING!r}; it must be {_one_of(*ROUNDINGS)}.")
     counts = fitting_counts(category_counts(cfg), classes, cfg.DATASETS.TRAIN)
-    of_class = category_repeat_factors(counts.image_frequencies, options.REPEAT_THRESHOLD, options.REPEAT_SQRT)
-    return RepeatFactorTrainingSampler(classes.largest(of_class), seed, options.REPEAT_ROUNDING)
+    factors = classes.largest(_factors_of_classes(options, counts))
+    if options.REPEAT_FACTORS == "E-IRFS" and factors.max() > MOST_REPEATS:
+        raise UserError(
+            f"DATALOADER.REPEAT_FACTORS E-IRFS would show an image {float(factors.max()):.3g} times an epoch; lower "
+            f"DATALOADER.REPEAT_ALPHA ({options.REPEAT_ALPHA}) or REPEAT_THRESHOLD ({options.REPEAT_THRESHOLD})."
+        )
+    return RepeatFactorTrainingSampler(factors, seed, options.REPEAT_ROUNDING)
+
+
+def _factors_of_classes(options: CfgNode, counts: CategoryCounts) -> Tensor:
+    """(K,) repeat factors by ``DATALOADER.REPEAT_FACTORS``."""
+    kind, threshold = options.REPEAT_FACTORS, options.REPEAT_THRESHOLD
+    if kind not in REPEAT_FACTORS:
+        raise UserError(f"DATALOADER.REPEAT_FACTORS is {kind!r}; it must be {_one_of(*REPEAT_FACTORS)}.")
+    if kind == "RFS":
+        return category_repeat_factors(counts.image_frequencies, threshold, options.REPEAT_SQRT)
+    instances = torch.tensor(counts.instance_counts)
+    if not instances.any():
+        raise UserError(
+            f"DATALOADER.REPEAT_FACTORS is {kind}, but no class has an instance by the category counts; set it to RFS, "
+            "or MODEL.LONG_TAIL.CATEGORY_COUNTS to a file with instance_count."
+        )
+    frequencies = instance_aware_frequencies(counts.image_frequencies, instances)
+    if kind == "IRFS":
+        return category_repeat_factors(frequencies, threshold, options.REPEAT_SQRT)
+    if not 0 < options.REPEAT_ALPHA < math.inf:
+        raise UserError(f"DATALOADER.REPEAT_ALPHA is {options.REPEAT_ALPHA}; it must be above 0.")
+    return exponential_repeat_factors(frequencies, threshold, options.REPEAT_ALPHA)
 
 
 def _class_aware(cfg: CfgNode, classes: ImageClasses, seed: int) -> ClassAwareTrainingSampler:

@@ -92,6 +92,34 @@ def category_repeat_factors(frequencies: Tensor, threshold: float, sqrt: bool = 
     return (ratios.sqrt() if sqrt else ratios).clamp(min=1.0)
 
 
+def instance_aware_frequencies(image_frequencies: Tensor, instance_counts: Tensor) -> Tensor:
+    """The frequencies of IRFS, sqrt(f_i f_b) (Yaman et al., arXiv 2305.08069), of which repeat factors are made.
+
+    Args:
+        image_frequencies: (K,) float64, share f_i of the images that hold each class.
+        instance_counts: (K,) numbers of instances, whose shares are f_b; one is above 0.
+
+    Returns:
+        (K,) float64.
+    """
+    instances = instance_counts.double()
+    return (image_frequencies * instances / instances.sum()).sqrt()
+
+
+def exponential_repeat_factors(frequencies: Tensor, threshold: float, alpha: float) -> Tensor:
+    """Repeat factor of each class, r(c) = exp(α sqrt(t / f(c))) (E-IRFS: Ahmed et al., IROS 2025, arXiv 2503.21893).
+
+    Args:
+        frequencies: (K,) float64, f of :func:`instance_aware_frequencies`.
+        threshold: t, above 0.
+        alpha: α, above 0.
+
+    Returns:
+        (K,) float64, above 1; infinite for a class without images.
+    """
+    return (alpha * (threshold / frequencies).sqrt()).exp()
+
+
 class ClassAwareTrainingSampler(TrainingStream):
     """Class-aware sampling: as many turns for each class, and for each image of a class (Shen et al., ECCV 2016).
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from collections import Counter
 
 import numpy as np
@@ -126,6 +127,48 @@ def test_repeat_factors_by_hand(own_set):
     cfg.DATALOADER.REPEAT_SQRT = False  # r = 1.6, 4, -, 4
     drawn = take(build_sampler(cfg, ImageClasses(records(IMAGES)), seed=0), 21)
     assert np.bincount(drawn).tolist() == [4, 1, 2, 4, 4, 2, 4]
+
+
+def test_instance_aware_repeat_factors_by_hand(own_set):
+    """Images 5, 2, 0, 2 of 6 and instances 5, 2, 0, 2 of 9: the mean is sqrt(5/6 5/9), sqrt(2/6 2/9)."""
+    cfg = own_set(records(IMAGES))
+    cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER.REPEAT_FACTORS = "RepeatFactorTrainingSampler", "IRFS"
+    many, few = math.sqrt(25 / 54), math.sqrt(4 / 54)
+    cfg.DATALOADER.REPEAT_THRESHOLD = 9 * few  # r = sqrt(9 few / many) and 3
+    often = math.sqrt(9 * few / many)
+    expected = np.array([3, 1, often, 3, 3, often, 3])
+    drawn = take(build_sampler(cfg, ImageClasses(records(IMAGES)), seed=0), 40_000)
+    assert np.bincount(drawn) / len(drawn) == pytest.approx(expected / expected.sum(), abs=2e-3)
+    cfg.DATALOADER.REPEAT_FACTORS, cfg.DATALOADER.REPEAT_ALPHA = "E-IRFS", 0.3
+    cfg.DATALOADER.REPEAT_THRESHOLD = 4 * few  # r = exp(0.6) of the few
+    rarely, often = math.exp(0.3 * math.sqrt(4 * few / many)), math.exp(0.6)
+    expected = np.array([often, 1, rarely, often, often, rarely, often])
+    drawn = take(build_sampler(cfg, ImageClasses(records(IMAGES)), seed=0), 40_000)
+    assert np.bincount(drawn) / len(drawn) == pytest.approx(expected / expected.sum(), abs=2e-3)
+
+
+def test_instance_aware_factors_name_what_does_not_fit(own_set):
+    cfg = own_set(records(IMAGES))
+    cfg.DATALOADER.SAMPLER_TRAIN = "RepeatFactorTrainingSampler"
+
+    def build():
+        return build_sampler(cfg, ImageClasses(records(IMAGES)), seed=0)
+
+    cfg.DATALOADER.REPEAT_FACTORS = "irfs"
+    with pytest.raises(UserError, match=r"REPEAT_FACTORS is 'irfs'; it must be RFS, IRFS or E-IRFS"):
+        build()
+    cfg.DATALOADER.REPEAT_FACTORS, cfg.DATALOADER.REPEAT_ALPHA = "E-IRFS", 0.0
+    with pytest.raises(UserError, match=r"REPEAT_ALPHA is 0\.0; it must be above 0"):
+        build()
+    cfg.DATALOADER.REPEAT_ALPHA = 9.0
+    with pytest.raises(UserError, match=r"would show an image 1.*e\+07 times an epoch; lower"):
+        build()
+    counts = CategoryCounts((1, 2, 3, 4), tuple("abcd"), (5, 2, 0, 2), (0, 0, 0, 0), 6)
+    MetadataCatalog.remove("own")
+    MetadataCatalog.get("own").set(category_counts=counts)
+    cfg.DATALOADER.REPEAT_FACTORS = "IRFS"
+    with pytest.raises(UserError, match=r"REPEAT_FACTORS is IRFS, but no class has an instance"):
+        build()
 
 
 def test_frequencies_are_of_the_count_file_not_of_the_images(own_set, tmp_path):
