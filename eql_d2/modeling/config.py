@@ -69,9 +69,15 @@ def add_modeling_config(cfg: CfgNode) -> None:
     # False is the form of the paper and of BAGS's comparison: they are divided by their norms alone.
     cfg.TEST.TAU_NORM_KEEP_SCALE = True
     cfg.TEST.NORCAL_GAMMA = 0.0
-    # FRACAL: how often the classes are there, and how their boxes spread over the images (counted from DATASETS.TRAIN);
-    # LAMBDA is the strength of the latter.
-    cfg.TEST.FRACAL = CfgNode({"ENABLED": False, "LAMBDA": 2.0})
-    # LogN: logits with the same mean and variance for all classes. COLLECT gathers their statistics in training, over
-    # an epoch with SOLVER.BASE_LR 0, into the checkpoint; ENABLED makes use of them.
-    cfg.TEST.LOGN = CfgNode({"ENABLED": False, "COLLECT": False, "MOMENTUM": 5e-5})
+    # FRACAL: how often the classes are there, and how their boxes spread over the images, counted from DATASETS.TRAIN.
+    cfg.TEST.FRACAL = CfgNode()
+    cfg.TEST.FRACAL.ENABLED = False
+    # Strength of the spread; 0 leaves it out.
+    cfg.TEST.FRACAL.LAMBDA = 2.0
+    # LogN: logits with the same mean and variance for all classes, by the statistics in the checkpoint.
+    cfg.TEST.LOGN = CfgNode()
+    cfg.TEST.LOGN.ENABLED = False
+    # Collect these statistics in training: one epoch with SOLVER.BASE_LR 0.
+    cfg.TEST.LOGN.COLLECT = False
+    # How far a training step moves the running mean and variance.
+    cfg.TEST.LOGN.MOMENTUM = 5e-5
