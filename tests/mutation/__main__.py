@@ -1,0 +1,166 @@
+"""Makes mutants of the package and says which of them no test notices: ``make mutants``.
+
+For each mutant of a seeded sample the tests that mirror its file run first, then those that name its module, then those
+of its room, the quickest first, until one fails. Everything happens in a temporary copy; the repository is never
+changed.
+
+Mutants that change nothing are known by ``equivalent.yaml``, each with the reason, and are left out of the sample.
+"""
+
+import argparse
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import yaml
+
+from tests.mutation.mutants import Mutant, mutants_of
+from tests.mutation.running import ROOT, TestRunner, copy_of_repository
+
+AREAS = {
+    "losses": ("losses/*.py", "long_tail/*.py"),
+    "modeling": ("modeling/*.py",),
+    "samplers": ("data/training/*sampler*.py", "data/training/loader.py", "data/category_counts.py"),
+    "mapper": ("data/training/mapper.py", "data/training/image_targets.py", "data/training/ignore_regions.py"),
+    "cache": ("data/annotations/*.py",),
+    "metrics": ("evaluation/metrics/*.py",),
+    "checkpoint": ("engine/checkpoint.py",),
+    "trainer": ("engine/trainer.py", "engine/class_watch.py"),
+    "launcher": ("engine/launch.py",),
+    "collect": ("reproduction/collect.py",),
+}
+EQUIVALENT = Path(__file__).with_name("equivalent.yaml")
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__.splitlines()[0])
+    parser.add_argument("--areas", nargs="+", choices=AREAS, default=list(AREAS), help="what to mutate (default: all)")
+    parser.add_argument("--number", type=int, default=300, help="size of the sample (default 300)")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample (default 0)")
+    parser.add_argument("--match", default="", help="only mutants whose file and line contain this text")
+    parser.add_argument("--seconds", type=float, default=120, help="most seconds of tests a mutant (default 120)")
+    parser.add_argument("--output", type=Path, default=Path("output/mutants"), help="folder of the table")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the sample; the exit code is 1 if a mutant survived."""
+    options = parse_arguments(arguments)
+    sample = choose(options.areas, options.number, options.seed, options.match)
+    options.output.mkdir(parents=True, exist_ok=True)
+    results: list[dict] = []
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="mutants_") as folder:
+        copy = copy_of_repository(Path(folder))
+        runner = TestRunner(copy)
+        for number, mutant in enumerate(sample, 1):
+            results.append(try_mutant(runner, copy, mutant, options.seconds))
+            report(results, options.output)
+            left = (time.monotonic() - start) / number * (len(sample) - number)
+            state = "survived" if results[-1]["noticed_by"] is None else "noticed"
+            print(
+                f"{number}/{len(sample)}, {results_of(results)}, {left / 60:.0f} minutes left: {state} {mutant.path}:"
+                f"{mutant.line} {mutant.after}",
+                flush=True,
+            )
+    print(f"\n{(options.output / 'survivors.md').read_text()}")
+    return int(any(result["noticed_by"] is None for result in results))
+
+
+def choose(areas: Iterable[str], number: int, seed: int, match: str = "") -> list[Mutant]:
+    """A sample of the mutants of some areas, without those that are known to change nothing."""
+    known = {key for key, _ in equivalent()}
+    found = [
+        mutant
+        for mutant in all_mutants(areas)
+        if mutant.key not in known and match in f"{mutant.path}:{mutant.line} {mutant.before}"
+    ]
+    return random.Random(seed).sample(found, min(number, len(found)))
+
+
+def all_mutants(areas: Iterable[str] = tuple(AREAS)) -> list[Mutant]:
+    """Every mutant of some areas."""
+    patterns = [pattern for area in areas for pattern in AREAS[area]]
+    files = sorted({path for pattern in patterns for path in (ROOT / "eql_d2").glob(pattern)})
+    return [mutant for file in files for mutant in mutants_of(str(file.relative_to(ROOT)), file.read_bytes())]
+
+
+def equivalent() -> list[tuple[tuple[str, str, str], str]]:
+    """(key, reason) of the mutants that change nothing."""
+    entries = yaml.safe_load(EQUIVALENT.read_text()) or []
+    return [((entry["file"], entry["before"], entry["after"]), entry["reason"]) for entry in entries]
+
+
+def try_mutant(runner: TestRunner, copy: Path, mutant: Mutant, seconds: float) -> dict:
+    """Run tests on a mutant until one notices it."""
+    waves = waves_of_tests(copy, mutant.path)
+    spent, tests = 0.0, []
+    for wave in waves:
+        timed = [(runner.duration(test), test) for test in wave]
+        for duration, test in sorted((d, t) for d, t in timed if d is not None):
+            if tests and spent + duration > seconds:
+                continue
+            spent += duration
+            tests.append(test)
+            with runner.changed(mutant.path, mutant.apply((copy / mutant.path).read_bytes())):
+                if runner.notices(test):
+                    return entry_of(mutant, test, tests)
+    return entry_of(mutant, None, tests)
+
+
+def waves_of_tests(copy: Path, path: str) -> list[list[str]]:
+    """Test files for a file of the package: its mirror, those that name its module, those of its room."""
+    module = Path(path).relative_to("eql_d2").with_suffix("")
+    dotted = ".".join(["eql_d2", *module.parts])
+    files = sorted(str(file.relative_to(copy)) for file in (copy / "tests").rglob("test_*.py"))
+    files = [file for file in files if not file.startswith("tests/mutation/")]
+    mirror = str(Path("tests", module.parent, f"test_{module.name}.py"))
+    naming = [file for file in files if dotted in (copy / file).read_text()]
+    room = [file for file in files if Path(file).parent == Path("tests", module.parent)]
+    waves, seen = [], set()
+    for wave in ([file for file in files if file == mirror], naming, room):
+        waves.append([file for file in wave if file not in seen])
+        seen.update(wave)
+    return waves
+
+
+def entry_of(mutant: Mutant, noticed_by: str | None, tests: list[str]) -> dict:
+    """What is known of a mutant after its tests."""
+    return {
+        "file": mutant.path,
+        "line": mutant.line,
+        "kind": mutant.kind,
+        "before": mutant.before,
+        "after": mutant.after,
+        "noticed_by": noticed_by,
+        "tests": len(tests),
+    }
+
+
+def results_of(results: list[dict]) -> str:
+    """The share that was noticed, in words."""
+    noticed = sum(result["noticed_by"] is not None for result in results)
+    return f"{noticed} of {len(results)} noticed ({100 * noticed / len(results):.1f} %)"
+
+
+def report(results: list[dict], folder: Path) -> None:
+    """Write all results as JSON, and the survivors as a table."""
+    (folder / "mutants.json").write_text(json.dumps(results, indent=1, ensure_ascii=False))
+    lines = [f"{results_of(results)}.", "", "| where | what | before | after | test files |", "| --- " * 5 + "|"]
+    for result in results:
+        if result["noticed_by"] is None:
+            before, after = (result[key].replace("|", "\\|") for key in ("before", "after"))
+            where = f"`{result['file']}:{result['line']}`"
+            lines.append(f"| {where} | {result['kind']} | `{before}` | `{after}` | {result['tests']} |")
+    (folder / "survivors.md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.exit(main())

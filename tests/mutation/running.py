@@ -1,0 +1,127 @@
+"""Runs test files on a copy of the repository, in which files are changed one at a time."""
+
+import contextlib
+import importlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]  # this package imports nothing of the package that it changes
+
+# What tests import and mutants are not made of: imported once, and forked with.
+LIBRARIES = (
+    *("numpy", "torch", "torchvision", "cv2", "PIL.Image", "pycocotools.mask", "hotcoco", "matplotlib.pyplot", "scipy"),
+    *("detectron2.checkpoint", "detectron2.config", "detectron2.data", "detectron2.engine", "detectron2.evaluation"),
+    *("detectron2.modeling", "hypothesis", "pytest", "tensorboard", "lvis"),
+)
+ALL_PASSED, NO_TESTS = 0, 5  # pytest's exit codes
+UNTIL_STUCK = 20.0  # seconds, and several times what the tests take on the unchanged code
+
+
+def copy_of_repository(folder: Path) -> Path:
+    """Copy what is or may be committed, beside a link to ``shared`` where there is one."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    copy = folder / "repository"
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, copy / name)
+    if (ROOT.parent / "shared").is_dir():
+        (folder / "shared").symlink_to((ROOT.parent / "shared").resolve())
+    return copy
+
+
+class TestRunner:
+    """Runs test files in processes that are forked off one that has imported the libraries.
+
+    Args:
+        copy: of the repository; its package and its tests are those that run.
+    """
+
+    __test__ = False  # of pytest's collection
+
+    def __init__(self, copy: Path) -> None:
+        self._copy = copy
+        self._durations: dict[str, float | None] = {}
+        for name in LIBRARIES:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
+
+    def duration(self, test_file: str) -> float | None:
+        """Seconds that a test file takes on the unchanged code; None where it fails there, and says nothing."""
+        if test_file not in self._durations:
+            start = time.monotonic()
+            passed = self._run([test_file], timeout=600) in (ALL_PASSED, NO_TESTS)
+            self._durations[test_file] = time.monotonic() - start if passed else None
+        return self._durations[test_file]
+
+    def notices(self, test_file: str) -> bool:
+        """Whether a test of the file fails, or does not come to an end, on the code as it is now."""
+        usual = self.duration(test_file) or 0.0
+        return self._run([test_file], timeout=UNTIL_STUCK + 5 * usual) not in (ALL_PASSED, NO_TESTS)
+
+    @contextlib.contextmanager
+    def changed(self, path: str, content: bytes) -> Iterator[None]:
+        """Another content of one file of the copy."""
+        file = self._copy / path
+        before = file.read_bytes()
+        file.write_bytes(content)
+        try:
+            yield
+        finally:
+            file.write_bytes(before)
+
+    def _run(self, arguments: list[str], timeout: float) -> int:
+        """The exit code of pytest; negative where the time is over."""
+        child = os.fork()
+        if child == 0:
+            code = 3
+            try:
+                code = self._pytest(arguments)
+            finally:
+                os._exit(code)
+        with contextlib.suppress(OSError):
+            os.setpgid(child, child)  # the child does so as well: whoever is first
+        until = time.monotonic() + timeout
+        code = -1
+        while time.monotonic() < until:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                code = os.waitstatus_to_exitcode(status)
+                break
+            time.sleep(0.05)
+        with contextlib.suppress(ProcessLookupError):  # the child, and what it started and left behind
+            os.killpg(child, signal.SIGKILL)
+        if code == -1:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child, 0)
+        return code
+
+    def _pytest(self, arguments: list[str]) -> int:
+        import pytest
+
+        with contextlib.suppress(OSError):
+            os.setpgid(0, 0)
+        os.chdir(self._copy)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(nothing, stream)
+        os.environ["PYTHONPATH"] = str(self._copy)
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # one of a size and second could stand for another
+        sys.dont_write_bytecode = True
+        # The copy's package and tests, not those that this process runs from.
+        sys.path = [str(self._copy), *(entry for entry in sys.path if Path(entry or ".").resolve() != ROOT)]
+        for name in [name for name in sys.modules if name.split(".")[0] in ("eql_d2", "tests")]:
+            del sys.modules[name]
+        options = ["-q", "-x", "--tb=no", "--no-header", "-m", "not slow", "-p", "no:cacheprovider"]
+        return int(pytest.main([*options, "--hypothesis-seed=0", *arguments]))
