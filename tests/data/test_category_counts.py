@@ -134,9 +134,13 @@ def test_order_of_the_sources(add_dataset, tiny_cfg, tmp_path):
         category_counts(tiny_cfg)
 
 
-def test_number_of_classes_has_to_agree(tiny_cfg):
-    tiny_cfg.MODEL.ROI_HEADS.NUM_CLASSES = 7
-    with pytest.raises(UserError, match=r"NUM_CLASSES is 7, but DATASETS.TRAIN \(tiny_train\) has 6 classes; set it"):
+@pytest.mark.parametrize("num_classes", [5, 7])
+def test_number_of_classes_has_to_agree(tiny_cfg, num_classes):
+    tiny_cfg.MODEL.ROI_HEADS.NUM_CLASSES = num_classes
+    assert category_counts(tiny_cfg, check_classes=False).num_classes == 6
+    with pytest.raises(
+        UserError, match=rf"NUM_CLASSES is {num_classes}, but DATASETS.TRAIN \(tiny_train\) has 6 classes; set it"
+    ):
         category_counts(tiny_cfg)
 
 

@@ -92,6 +92,7 @@ def watch_of(trainer):
 
 def test_a_run_logs_groups_percentiles_and_classes(watched_cfg):
     watched_cfg.SOLVER.MAX_ITER = 20  # the writers write every 20 iterations
+    watched_cfg.SOLVER.CHECKPOINT_PERIOD = 1000  # the file is written at the end as well
     trainer = train(watched_cfg)
     lines = [json.loads(line) for line in Path(watched_cfg.OUTPUT_DIR, "metrics.json").read_text().splitlines()]
     logged = {name for line in lines for name in line if name.startswith("classes/")}

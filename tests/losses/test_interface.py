@@ -220,6 +220,20 @@ def test_no_synchronisation_on_a_gpu(loss, batch):
         torch.cuda.set_sync_debug_mode("default")
 
 
+def test_the_formulas_for_the_compiler_are_the_same(loss, batch, monkeypatch):
+    """Without compiling anything: the code that compiled losses take, run as it stands."""
+    logits, theirs = (batch[0].clone().requires_grad_() for _ in range(2))
+    loss(*batch)  # so that losses with a state have one that matters
+    expected = compute(loss, theirs, batch[1])
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    values = compute(loss, logits, batch[1])
+    for key, value in expected.items():
+        torch.testing.assert_close(values[key], value)
+    sum(values.values()).backward()
+    sum(expected.values()).backward()
+    torch.testing.assert_close(logits.grad, theirs.grad)
+
+
 @pytest.mark.slow
 def test_compiled_equals_eager(name, loss, batch):
     without_chance = WITHOUT_CHANCE.get(method_of(name), {})

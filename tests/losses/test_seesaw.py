@@ -186,6 +186,14 @@ def test_without_objectness_the_compensation_leaves_background_out():
     assert value == pytest.approx((-math.log(0.2 / (0.2 + 0.8 + 0.4)) - math.log(0.4)) / 2, rel=1e-5)
 
 
+def test_without_objectness_no_factor_acts_on_a_background_roi():
+    # Class 0 is twelve times as likely as the last class, and that has fewer samples.
+    loss = SeesawLoss(2, p=1.0, q=1.0, objectness=False)
+    loss.cum_samples.copy_(torch.tensor([9.0, 3.0]))
+    value = loss(torch.log(torch.tensor([[0.6, 0.05, 0.35]])), torch.tensor([2]))["loss_cls"].item()
+    assert value == pytest.approx(-math.log(0.35), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [({"p": -0.1}, "p is -0.1"), ({"q": -1}, "q is -1"), ({"eps": 0}, "eps is 0"), ({"eps": 1.0}, "eps is 1.0")],

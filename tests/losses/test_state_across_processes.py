@@ -184,6 +184,17 @@ def test_a_checkpoint_without_the_state_starts_afresh_with_a_warning(trained):
         model.load_state_dict({"layer.weight": old["layer.weight"]})
 
 
+def test_a_checkpoint_without_a_part_of_the_state_starts_all_of_it_afresh(trained):
+    """Sums of two runs do not fit together, nor do a ratio and the sums that it is of."""
+    for absent in trained.initial_state:
+        loss = copy.deepcopy(trained)
+        state = {name: value for name, value in trained.state_dict().items() if name != absent}
+        with pytest.warns(UserWarning, match=rf"The checkpoint has no {absent}; .* starts to collect afresh"):
+            loss.load_state_dict(state)
+        for name, value in trained.initial_state.items():
+            assert (getattr(loss, name) == value).all(), name
+
+
 def test_detectron2_s_checkpointer_keeps_the_state(trained, tmp_path):
     model = nn.ModuleDict({"loss": trained})
     DetectionCheckpointer(model, str(tmp_path)).save("new")

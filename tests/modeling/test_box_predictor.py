@@ -86,6 +86,36 @@ def test_initial_scores_are_the_prior(tiny_cfg):
     torch.testing.assert_close(predictor.loss.scores(logits)[0, :6], torch.full((6,), 0.02))
 
 
+@pytest.mark.parametrize("key", ["", "NORMED_CLASSIFIER", "SCALED_CLASSIFIER"])
+def test_initial_weights_are_those_of_detectron2(tiny_cfg, key):
+    """A normal distribution of standard deviation 0.01, also where the classifier is of another kind."""
+    if key:
+        tiny_cfg.MODEL.ROI_BOX_HEAD[key] = True
+    weight = build_box_predictor(tiny_cfg, ShapeSpec(channels=4000)).cls_score.weight
+    assert weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert weight.mean().item() == pytest.approx(0, abs=0.001)
+    assert weight.abs().max() > 0.03  # a uniform distribution of this deviation ends at 0.017
+
+
+def test_the_logged_accuracy_is_among_foreground_classes(tiny_cfg):
+    """... of foreground RoIs, whatever background gets, and every twentieth iteration."""
+    tiny_cfg.MODEL.ROI_BOX_HEAD.PREDICTOR = "SoftmaxPredictor"
+    predictor = build_box_predictor(tiny_cfg, FEATURES)
+    gt_classes = torch.tensor([0, 1, 2, 3, 6, 6])
+    logits = torch.nn.functional.one_hot(torch.tensor([0, 1, 2, 5, 0, 1]), 7).float()
+    logits[:, 6] = 9
+    with EventStorage(start_iter=19) as storage:
+        predictor.log_accuracy(logits, gt_classes)
+        assert storage.latest()["box_head/foreground_class_accuracy"] == (0.75, 19)
+    with EventStorage(start_iter=39) as storage:
+        predictor.log_accuracy(logits[4:], gt_classes[4:])  # no foreground
+        assert storage.latest()["box_head/foreground_class_accuracy"] == (0, 39)
+    for start in (0, 18, 20):
+        with EventStorage(start_iter=start) as storage:
+            predictor.log_accuracy(logits, gt_classes)
+            assert not storage.latest()
+
+
 def test_loss_weight_of_box_regression(tiny_cfg, proposals):
     features = torch.randn(8, 8)
     predictor = build_box_predictor(tiny_cfg, FEATURES)

@@ -5,6 +5,7 @@ import torch
 from detectron2.modeling.roi_heads import fast_rcnn
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.ops import nms
 
 from eql_d2.modeling import inference
 
@@ -163,6 +164,74 @@ def nms_class_by_class(boxes, scores, classes, threshold):
         else:
             kept.append(index)
     return torch.tensor(kept, dtype=torch.int64)
+
+
+def borderline_pairs(num_classes):
+    """A better and a worse box for each class, whose overlap is the threshold 0.5 but for rounding."""
+    generator = torch.Generator().manual_seed(11)
+    corner = torch.rand(num_classes, 2, generator=generator) * 50
+    size = torch.rand(num_classes, 2, generator=generator) * 30 + 5
+    better = torch.cat([corner, corner + size], dim=1)
+    worse = torch.cat([corner, corner + size * torch.tensor([1.0, 0.5])], dim=1)
+    return torch.stack([better, worse], dim=1).flatten(0, 1)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_a_part_of_many_candidates_is_suppressed_with_the_rounding_of_all(ties):
+    """torchvision moves the classes of few boxes apart and then suppresses once, which rounds differently."""
+    pairs, rest = borderline_pairs(400), random_case(10, 9000, 1)[0]
+    boxes, classes = (
+        torch.cat([pairs, rest]),
+        torch.cat([torch.arange(400).repeat_interleave(2), torch.full((9000,), 400)]),
+    )
+    scores = torch.linspace(0.9, 0.5, len(boxes))
+    if ties:  # all that is not in the pairs ties at the end of the first candidates
+        scores[800:] = 0.4
+    (_, rows), _ = select_both(boxes, scores, classes, 401, topk=200)
+    expected = nms_of_torchvision(boxes, scores, classes)[:200]
+    assert torch.equal(rows, expected)
+    few = batched_nms_of_few(pairs, scores[:800], classes[:800])[:200]
+    assert not torch.equal(few, expected)  # else the test could not fail
+
+
+def nms_of_torchvision(boxes, scores, classes):
+    """Suppression class by class, in the order of the scores."""
+    clipped = boxes.clone()
+    clipped[:, 0::2].clamp_(0, 90)
+    clipped[:, 1::2].clamp_(0, 100)
+    kept = [
+        members[nms(clipped[members], scores[members], 0.5)]
+        for members in ((classes == c).nonzero().squeeze(1) for c in classes.unique())
+    ]
+    kept = torch.cat(kept).sort().values
+    return kept[scores[kept].sort(descending=True, stable=True).indices]
+
+
+def batched_nms_of_few(boxes, scores, classes):
+    """What torchvision does with a thousand boxes at most."""
+    return nms(boxes + classes[:, None] * (boxes.max() + 1), scores, 0.5)
+
+
+def test_a_score_equal_to_the_threshold_is_no_candidate():
+    boxes = torch.tensor([[0.0, 0, 9, 9], [20, 20, 40, 40], [50, 50, 60, 60]])
+    scores = torch.tensor([0.25, 0.5, 0.75])
+    kept = assert_equal(boxes, torch.stack([scores, 1 - scores], dim=1), score_thresh=0.5)
+    assert kept.scores.tolist() == [0.75]
+    (ours, rows), (theirs, _) = select_both(boxes, scores, torch.zeros(3, dtype=torch.int64), 1, 10, score_thresh=0.5)
+    assert torch.equal(ours.scores, theirs.scores)
+    assert rows.tolist() == [2]
+
+
+def test_one_too_few_survivors_of_the_first_candidates(monkeypatch):
+    """The eight best are one object, so that one box is missing at the first try."""
+    monkeypatch.setattr(inference, "FIRST_CANDIDATES", 1)
+    boxes = torch.tensor([[0.0, 0, 9, 9]] * 8 + [[20, 20, 40, 40], [50, 50, 60, 60]])
+    scores = torch.linspace(0.9, 0.1, 10)
+    ours, rows = inference.select_detections(
+        boxes, scores, torch.zeros(10, dtype=torch.int64), (100, 90), 0.0, 0.5, topk=2
+    )
+    assert rows.tolist() == [0, 8]
+    assert ours.scores.tolist() == scores[[0, 8]].tolist()
 
 
 # --- detections that have one class each --------------------------------------------------------------------

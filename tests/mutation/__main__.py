@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -44,7 +45,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--number", type=int, default=300, help="size of the sample (default 300)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample (default 0)")
     parser.add_argument("--match", default="", help="only mutants whose file and line contain this text")
-    parser.add_argument("--seconds", type=float, default=120, help="most seconds of tests a mutant (default 120)")
+    parser.add_argument("--seconds", type=float, default=120, help="most CPU seconds of tests a mutant (default 120)")
     parser.add_argument("--output", type=Path, default=Path("output/mutants"), help="folder of the table")
     return parser.parse_args(arguments)
 
@@ -99,23 +100,28 @@ def equivalent() -> list[tuple[tuple[str, str, str], str]]:
 
 def try_mutant(runner: TestRunner, copy: Path, mutant: Mutant, seconds: float) -> dict:
     """Run tests on a mutant until one notices it."""
-    waves = waves_of_tests(copy, mutant.path)
-    spent, tests = 0.0, []
-    for wave in waves:
-        timed = [(runner.duration(test), test) for test in wave]
-        for duration, test in sorted((d, t) for d, t in timed if d is not None):
-            if tests and spent + duration > seconds:
-                continue
-            spent += duration
-            tests.append(test)
-            with runner.changed(mutant.path, mutant.apply((copy / mutant.path).read_bytes())):
-                if runner.notices(test):
-                    return entry_of(mutant, test, tests)
-    return entry_of(mutant, None, tests)
+    changed = mutant.apply((copy / mutant.path).read_bytes())
+    run: list[str] = []
+    noticed_by = None
+    for name, wave in waves_of_tests(copy, mutant.path).items():
+        chosen = []
+        for usual, test in sorted((usual, test) for test in wave if (usual := runner.seconds(test)) is not None):
+            if usual <= seconds or not run:
+                chosen.append(test)
+                seconds -= usual
+        if not chosen:
+            continue
+        run += chosen
+        with runner.changed(mutant.path, changed):
+            if runner.notice(chosen):
+                noticed_by = name
+                break
+    entry = {key: getattr(mutant, key) for key in ("path", "line", "kind", "before", "after")}
+    return {**entry, "noticed_by": noticed_by, "test_files": run}
 
 
-def waves_of_tests(copy: Path, path: str) -> list[list[str]]:
-    """Test files for a file of the package: its mirror, those that name its module, those of its room."""
+def waves_of_tests(copy: Path, path: str) -> dict[str, list[str]]:
+    """Test files for a file of the package, in the order in which they run."""
     module = Path(path).relative_to("eql_d2").with_suffix("")
     dotted = ".".join(["eql_d2", *module.parts])
     files = sorted(str(file.relative_to(copy)) for file in (copy / "tests").rglob("test_*.py"))
@@ -123,24 +129,12 @@ def waves_of_tests(copy: Path, path: str) -> list[list[str]]:
     mirror = str(Path("tests", module.parent, f"test_{module.name}.py"))
     naming = [file for file in files if dotted in (copy / file).read_text()]
     room = [file for file in files if Path(file).parent == Path("tests", module.parent)]
-    waves, seen = [], set()
-    for wave in ([file for file in files if file == mirror], naming, room):
-        waves.append([file for file in wave if file not in seen])
+    waves: dict[str, list[str]] = {}
+    seen: set[str] = set()
+    for name, wave in (("mirror", [file for file in files if file == mirror]), ("module", naming), ("room", room)):
+        waves[name] = [file for file in wave if file not in seen]
         seen.update(wave)
     return waves
-
-
-def entry_of(mutant: Mutant, noticed_by: str | None, tests: list[str]) -> dict:
-    """What is known of a mutant after its tests."""
-    return {
-        "file": mutant.path,
-        "line": mutant.line,
-        "kind": mutant.kind,
-        "before": mutant.before,
-        "after": mutant.after,
-        "noticed_by": noticed_by,
-        "tests": len(tests),
-    }
 
 
 def results_of(results: list[dict]) -> str:
@@ -156,11 +150,12 @@ def report(results: list[dict], folder: Path) -> None:
     for result in results:
         if result["noticed_by"] is None:
             before, after = (result[key].replace("|", "\\|") for key in ("before", "after"))
-            where = f"`{result['file']}:{result['line']}`"
-            lines.append(f"| {where} | {result['kind']} | `{before}` | `{after}` | {result['tests']} |")
+            where = f"`{result['path']}:{result['line']}`"
+            lines.append(f"| {where} | {result['kind']} | `{before}` | `{after}` | {len(result['test_files'])} |")
     (folder / "survivors.md").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no process is left behind
     sys.exit(main())

@@ -20,7 +20,7 @@ LIBRARIES = (
     *("detectron2.modeling", "hypothesis", "pytest", "tensorboard", "lvis"),
 )
 ALL_PASSED, NO_TESTS = 0, 5  # pytest's exit codes
-UNTIL_STUCK = 20.0  # seconds, and several times what the tests take on the unchanged code
+UNTIL_STUCK = 60.0  # seconds, and several times what the tests take on the unchanged code
 
 
 def copy_of_repository(folder: Path) -> Path:
@@ -52,23 +52,25 @@ class TestRunner:
 
     def __init__(self, copy: Path) -> None:
         self._copy = copy
-        self._durations: dict[str, float | None] = {}
+        self._usual: dict[str, tuple[float, float] | None] = {}
         for name in LIBRARIES:
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
 
-    def duration(self, test_file: str) -> float | None:
-        """Seconds that a test file takes on the unchanged code; None where it fails there, and says nothing."""
-        if test_file not in self._durations:
+    def seconds(self, test_file: str) -> float | None:
+        """CPU seconds of a test file on the unchanged code; None where it fails there, and says nothing."""
+        if test_file not in self._usual:
             start = time.monotonic()
-            passed = self._run([test_file], timeout=600) in (ALL_PASSED, NO_TESTS)
-            self._durations[test_file] = time.monotonic() - start if passed else None
-        return self._durations[test_file]
+            code, seconds = self._run([test_file], timeout=900)
+            usual = seconds, time.monotonic() - start
+            self._usual[test_file] = usual if code in (ALL_PASSED, NO_TESTS) else None
+        found = self._usual[test_file]
+        return None if found is None else found[0]
 
-    def notices(self, test_file: str) -> bool:
-        """Whether a test of the file fails, or does not come to an end, on the code as it is now."""
-        usual = self.duration(test_file) or 0.0
-        return self._run([test_file], timeout=UNTIL_STUCK + 5 * usual) not in (ALL_PASSED, NO_TESTS)
+    def notice(self, test_files: list[str]) -> bool:
+        """Whether a test of the files fails, or does not come to an end, on the code as it is now."""
+        usual = sum(found[1] for found in map(self._usual.get, test_files) if found)
+        return self._run(test_files, timeout=UNTIL_STUCK + 5 * usual)[0] not in (ALL_PASSED, NO_TESTS)
 
     @contextlib.contextmanager
     def changed(self, path: str, content: bytes) -> Iterator[None]:
@@ -81,8 +83,8 @@ class TestRunner:
         finally:
             file.write_bytes(before)
 
-    def _run(self, arguments: list[str], timeout: float) -> int:
-        """The exit code of pytest; negative where the time is over."""
+    def _run(self, arguments: list[str], timeout: float) -> tuple[int, float]:
+        """The exit code of pytest, negative where the time is over, and the CPU seconds that it took."""
         child = os.fork()
         if child == 0:
             code = 3
@@ -92,24 +94,18 @@ class TestRunner:
                 os._exit(code)
         with contextlib.suppress(OSError):
             os.setpgid(child, child)  # the child does so as well: whoever is first
-        until = time.monotonic() + timeout
-        code = -1
-        while time.monotonic() < until:
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
-                code = os.waitstatus_to_exitcode(status)
-                break
-            time.sleep(0.05)
-        with contextlib.suppress(ProcessLookupError):  # the child, and what it started and left behind
-            os.killpg(child, signal.SIGKILL)
-        if code == -1:
+        try:
+            return _end_of(child, timeout)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # the child, and what it started and left behind
+                os.killpg(child, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(child, 0)
-        return code
 
     def _pytest(self, arguments: list[str]) -> int:
         import pytest
 
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         with contextlib.suppress(OSError):
             os.setpgid(0, 0)
         os.chdir(self._copy)
@@ -125,3 +121,14 @@ class TestRunner:
             del sys.modules[name]
         options = ["-q", "-x", "--tb=no", "--no-header", "-m", "not slow", "-p", "no:cacheprovider"]
         return int(pytest.main([*options, "--hypothesis-seed=0", *arguments]))
+
+
+def _end_of(child: int, timeout: float) -> tuple[int, float]:
+    """Exit code of a process, negative if it does not end in time or by a signal, and its CPU seconds."""
+    until = time.monotonic() + timeout
+    while time.monotonic() < until:
+        done, status, usage = os.wait4(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
+        time.sleep(0.05)
+    return -1, timeout

@@ -86,6 +86,22 @@ def test_reported_reproduced_and_difference(leave, mini_root):
     assert "20 / 23.0 ± 2.1 (+3.0)" in table and "5 / –" in table and "18.5 / –" in table
 
 
+def test_memory_is_that_of_the_gpu_where_there_was_one(leave, mini_root):
+    leave("eql", 0, 20.0, peak_memory_mb={"gpu": 900.0, "host": 5000.0})
+    leave("softmax", 0, 20.0, peak_memory_mb={"gpu": None, "host": 3000.0})
+    by_row, _ = collected(mini_root / "runs")
+    assert by_row["eql"].memory[::2] == (900.0, 1)
+    assert by_row["softmax"].memory[::2] == (3000.0, 1)
+
+
+def test_runs_of_another_table_are_no_strangers_in_this_one(leave, mini_root):
+    """... though a row there has the name of one here and another config."""
+    leave("eql", 0, 20.0)
+    leave("eql", 1, 90.0, name="other/eql/seed_1", overrides=["SOLVER.BASE_LR", 0.5])
+    by_row, left_out = collected(mini_root / "runs")
+    assert (by_row["eql"].metrics["AP"][::2], left_out) == ((20.0, 1), [])
+
+
 def test_runs_that_differ_in_more_than_the_seed_are_named_and_not_averaged(leave, mini_root):
     leave("eql", 0, 20.0)
     path = leave("eql", 1, 90.0, overrides=["SOLVER.BASE_LR", 0.5, "SOLVER.MAX_ITER", 3])

@@ -372,3 +372,13 @@ def test_another_process_gets_the_same_annotations_or_none(path, cache, fresh, m
     fresh(path)
     with pytest.raises(UserError, match=f"^Annotation file {path} changed while a job was using it; start the job"):
         pickle.loads(pickled)
+
+
+def test_another_process_is_not_led_astray_by_a_cache_of_other_content(path, fresh):
+    """The file has the pickled content again, and its cache another one."""
+    pickled = pickle.dumps(fresh(path))
+    other = path.with_name("other.json")
+    write_json(other, make_content(seed=1)).replace(path)
+    fresh(path)
+    write_json(other, make_content()).replace(path)
+    assert all_records(pickle.loads(pickled)) == records_by_image(make_content())

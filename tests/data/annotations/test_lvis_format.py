@@ -110,6 +110,18 @@ def test_uncompressed_rle_becomes_what_detectron2_reads(content, read):
     assert mask.T.ravel().nonzero()[0].tolist() == list(range(100, 120))  # RLE goes down the columns
 
 
+@pytest.mark.parametrize(
+    ("marks", "is_region"),
+    [({}, False), ({"iscrowd": 0}, False), ({"iscrowd": 1}, True), ({"ignore": 1}, True), ({"ignore": 0}, False)],
+)
+def test_a_region_to_ignore_is_no_object(content, read, marks, is_region):
+    """``ignore`` says it as well as ``iscrowd`` does; both go to Detectron2's key."""
+    content["annotations"][1].update(marks)
+    dataset = read(content)
+    assert dataset[1]["annotations"][1].get("iscrowd", 0) == is_region
+    assert len(dataset.summaries()[1]["annotations"]) == 2 - is_region
+
+
 def test_real_v05_file_agrees_with_the_official_reader(shared_data):
     lvis = pytest.importorskip("lvis")
     path = shared_data / "lvis_v0.5_val_100.json"

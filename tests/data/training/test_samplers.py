@@ -89,6 +89,18 @@ def test_the_streams_of_detectron2():
     assert take(RepeatFactorTrainingSampler(factors, 3), 5000) == take(theirs, 5000)
 
 
+def test_fractions_are_compared_in_float32():
+    """Factors a hair above what is drawn for them: as float32 they are equal to it, and are not rounded up."""
+    draws = torch.rand(4000, generator=torch.Generator().manual_seed(3)).double()
+    draws = (draws * 2**23).floor() / 2**23  # what float32 has room for above 1
+    exact = torch.rand(4000, generator=torch.Generator().manual_seed(3)).double() == draws
+    factors = torch.where(exact, 1 + draws + 2**-30, 1.0)
+    assert exact.sum() > 1000
+    assert Counter(take(RepeatFactorTrainingSampler(factors, 3), 4000)).most_common(1)[0][1] == 1
+    theirs = detectron2_samplers.RepeatFactorTrainingSampler(factors.float(), seed=3)
+    assert take(RepeatFactorTrainingSampler(factors, 3), 4000) == take(theirs, 4000)
+
+
 def test_category_repeat_factors():
     frequencies = torch.tensor([0.5, 0.001, 0.00025, 0.00001, 0.0], dtype=torch.float64)
     assert category_repeat_factors(frequencies, 0.001).tolist() == pytest.approx([1, 1, 2, 10, math.inf])

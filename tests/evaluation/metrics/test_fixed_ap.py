@@ -125,6 +125,13 @@ def test_matching_prefers_what_counts():
     assert ignored[0, :, 0].tolist() == [False] * 3 + [True] * 6 + [False]
 
 
+def test_of_equal_overlaps_the_later_object_is_taken():
+    """As in the official package; the first object is left to the second detection, which overlaps nothing else."""
+    matched, ignored = match(np.array([[0.8, 0.8], [0.8, 0.0]]), np.zeros((4, 2), dtype=bool))
+    assert matched[0].T.tolist() == [[True] * 7 + [False] * 3] * 2
+    assert not ignored.any()
+
+
 def test_evaluation_gives_it_all_detections():
     content, results = made_up(seed=9)
     evaluation = Evaluation(GroundTruth(fresh(content), "made_up.json"), TASKS, max_dets=1, fixed_ap=True)

@@ -6,7 +6,7 @@ import pytest
 from eql_d2.errors import UserError
 from eql_d2.evaluation.results.ensemble import merge_results, read_images_and_categories
 from eql_d2.evaluation.results.ensemble_rules import Member, Rules, make_members
-from tests.evaluation.results.small_ensembles import ANT, BOX, result, with_mask
+from tests.evaluation.results.small_ensembles import ANT, BEE, BOX, COW, result, with_mask
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,14 @@ def test_files_that_are_no_results(merge, text, sentence):
 def test_options_that_do_not_fit(merge, options, sentence):
     with pytest.raises(UserError, match=sentence):
         merge([result(0.9)], [result(0.8)], **options)
+
+
+def test_the_categories_of_a_model_add_up(merge, tmp_path):
+    merge([result(0.9)])
+    ground_truth = read_images_and_categories(tmp_path / "a.json")
+    words = [f"2={ANT}", "2=r", f"1={COW}"]
+    first, second, third = make_members(["1.json", "2.json", "3.json"], None, words, ground_truth)
+    assert (first.categories, second.categories, third.categories) == ({COW}, {ANT, BEE, COW}, None)
 
 
 def test_frequencies_that_are_not_known(merge, tmp_path):
