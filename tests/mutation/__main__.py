@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutants_") as folder:
         copy = copy_of_repository(Path(folder))
-        runner = TestRunner(copy)
+        runner = TestRunner(copy, options.output / "seconds.json")
         for number, mutant in enumerate(sample, 1):
             results.append(try_mutant(runner, copy, mutant, options.seconds))
             report(results, options.output)

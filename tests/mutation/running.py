@@ -1,7 +1,9 @@
 """Runs test files on a copy of the repository, in which files are changed one at a time."""
 
 import contextlib
+import hashlib
 import importlib
+import json
 import os
 import shutil
 import signal
@@ -46,30 +48,40 @@ class TestRunner:
 
     Args:
         copy: of the repository; its package and its tests are those that run.
+        known: JSON file of what test files take, from earlier runs; written here as well.
     """
 
     __test__ = False  # of pytest's collection
 
-    def __init__(self, copy: Path) -> None:
-        self._copy = copy
-        self._usual: dict[str, tuple[float, float] | None] = {}
+    def __init__(self, copy: Path, known: Path | None = None) -> None:
+        self._copy, self._known = copy, known
+        self._usual: dict[str, list[float] | None] = {}
+        if known is not None and known.exists():
+            self._usual = json.loads(known.read_text())
         for name in LIBRARIES:
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
 
     def seconds(self, test_file: str) -> float | None:
         """CPU seconds of a test file on the unchanged code; None where it fails there, and says nothing."""
-        if test_file not in self._usual:
+        key = self._key(test_file)
+        if key not in self._usual:
             start = time.monotonic()
             code, seconds = self._run([test_file], timeout=900)
-            usual = seconds, time.monotonic() - start
-            self._usual[test_file] = usual if code in (ALL_PASSED, NO_TESTS) else None
-        found = self._usual[test_file]
+            usual = [seconds, time.monotonic() - start]
+            self._usual[key] = usual if code in (ALL_PASSED, NO_TESTS) else None
+            if self._known is not None:
+                self._known.write_text(json.dumps(self._usual, indent=1))
+        found = self._usual[key]
         return None if found is None else found[0]
+
+    def _key(self, test_file: str) -> str:
+        """A test file and its content."""
+        return f"{test_file} {hashlib.sha1((self._copy / test_file).read_bytes()).hexdigest()[:12]}"
 
     def notice(self, test_files: list[str]) -> bool:
         """Whether a test of the files fails, or does not come to an end, on the code as it is now."""
-        usual = sum(found[1] for found in map(self._usual.get, test_files) if found)
+        usual = sum(found[1] for test in test_files if (found := self._usual.get(self._key(test))))
         return self._run(test_files, timeout=UNTIL_STUCK + 5 * usual)[0] not in (ALL_PASSED, NO_TESTS)
 
     @contextlib.contextmanager
