@@ -1,6 +1,7 @@
 # Everything runs from a fresh clone: each target sets up the environment first if it has to.
 #   PYTHON=...             the Python to build on (3.10 to 3.12; default python3 or what is on PATH)
 #   VENV=...               the environment's folder (default .venv)
+#   ARGS=...               options of `make mutants` (--help prints them)
 #   DETECTRON2_SOURCE=...  folder or git URL of official Detectron2 sources to compile
 VENV ?= .venv
 export PYTHON VENV DETECTRON2_SOURCE
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 HOST_PYTHON := $(or $(shell command -v python3 2>/dev/null),$(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all gpu-check lint lock clean
+.PHONY: help setup demo test test-all mutants gpu-check lint lock clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -29,6 +30,9 @@ test-all: setup  ## run all tests
 
 gpu-check: setup  ## check and measure on a GPU, in 8 minutes (DEVICE=cpu: a rehearsal)
 	@$(BIN)/python tools/gpu_check.py --device $(or $(DEVICE),cuda)
+
+mutants: setup  ## change the code in 300 small ways, and name those that no test notices (hours)
+	@$(BIN)/python -m tests.mutation $(ARGS)
 
 lint: setup  ## check style, formatting and types
 	@$(BIN)/ruff check .

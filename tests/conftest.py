@@ -10,6 +10,7 @@ import eql_d2.modeling  # noqa: F401  (registers the ROI heads)
 from eql_d2.data.emoji_lvis import EmojiLVISSpec, generate_emoji_lvis
 from eql_d2.data.registration import register_custom_datasets, set_class_metadata
 from eql_d2.engine import LongTailTrainer, load_config
+from tests.two_processes import TwoProcesses
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -28,6 +29,14 @@ def cache_folder(tmp_path_factory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EQL_D2_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session")
+def two_processes() -> Iterator[TwoProcesses]:
+    """Runs a function in two processes of one run: ``two_processes(function, *arguments)``."""
+    processes = TwoProcesses()
+    yield processes
+    processes.close()
 
 
 @pytest.fixture(scope="session")

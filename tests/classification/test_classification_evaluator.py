@@ -13,7 +13,6 @@ from PIL import Image
 from eql_d2.classification.classification_evaluator import ClassificationEvaluator
 from eql_d2.classification.confusion_picture import confusion_matrix
 from eql_d2.classification.metrics import calibration_error, shot_groups
-from eql_d2.engine import launch
 from eql_d2.errors import UserError
 
 
@@ -255,8 +254,8 @@ def evaluate_shares(folder):
         torch.save((dict(results), dict(alone.evaluate())), folder / f"{name}_{comm.get_rank()}.pth")
 
 
-def test_two_processes(tmp_path):
-    launch(evaluate_shares, device="cpu", num_processes_per_machine=2, args=(tmp_path,))
+def test_two_processes(tmp_path, two_processes):
+    two_processes(evaluate_shares, tmp_path)
     expected = evaluate(COUNTS, LABELS, SCORES, output_dir=tmp_path / "one")
     for name, shares in SHARES.items():
         (first, alone), (second, _) = (torch.load(tmp_path / f"{name}_{rank}.pth") for rank in (0, 1))

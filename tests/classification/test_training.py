@@ -21,7 +21,7 @@ from eql_d2.classification.classifier_trainer import (
     reweighting_start,
 )
 from eql_d2.classification.datasets import load_image_set
-from eql_d2.engine import launch, setup
+from eql_d2.engine import setup
 from eql_d2.engine.ledger.reading import read_entry
 from eql_d2.errors import UserError
 from tests.classification.conftest import DIGITS, ready
@@ -152,13 +152,13 @@ def train_here(config_file, options, path):
     torch.save(stages, f"{path}_{comm.get_rank()}.pth")
 
 
-def test_two_processes(first_stage, tmp_path):
+def test_two_processes(first_stage, tmp_path, two_processes):
     """Without augmentation, and with fixed statistics of batch normalization, a step is the same as on one."""
     options, first = first_stage
     config = str(CONFIGS / "crt.yaml")
     options = [*options, "INPUT.TRAIN_TRANSFORMS", [], "DATASETS.TEST", ()]
     train_here(config, options, tmp_path / "one")
-    launch(train_here, device="cpu", num_processes_per_machine=2, args=(config, options, tmp_path / "two"))
+    two_processes(train_here, config, options, tmp_path / "two")
     (one, _), (two, first_all), (_, second_all) = (
         torch.load(tmp_path / f"{name}.pth") for name in ("one_0", "two_0", "two_1")
     )

@@ -10,7 +10,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from eql_d2.data.registration import register_custom_datasets
-from eql_d2.engine import launch
 from eql_d2.engine.class_watch import WatchClasses, summary
 from eql_d2.losses import EqualizationLossV2
 from eql_d2.modeling.gradient_sums import GradientSums
@@ -157,9 +156,9 @@ def watch_in_each_process(cfg, folder):
     torch.save(watch_of(trainer)._sums, folder / f"{comm.get_rank()}.pth")
 
 
-def test_two_processes_sum_up(watched_cfg, tmp_path):
+def test_two_processes_sum_up(watched_cfg, tmp_path, two_processes):
     watched_cfg.SOLVER.IMS_PER_BATCH = 4
-    launch(watch_in_each_process, device="cpu", num_processes_per_machine=2, args=(watched_cfg, tmp_path))
+    two_processes(watch_in_each_process, watched_cfg, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pth") for rank in (0, 1))
     assert torch.equal(first, second)
     in_file = [float(row["classes/negative_gradient"]) for row in read_classes(watched_cfg.OUTPUT_DIR)]

@@ -62,13 +62,13 @@ def train_on_share(cfg, path):
 
 
 @pytest.mark.parametrize("heads", ["LongTailROIHeads", "LongTailCascadeROIHeads"])
-def test_two_processes_equal_one(tiny_cfg, tmp_path, heads):
+def test_two_processes_equal_one(tiny_cfg, tmp_path, two_processes, heads):
     without_sampling(tiny_cfg)
     if heads == "LongTailCascadeROIHeads":
         tiny_cfg.MODEL.ROI_HEADS.NAME = heads
         tiny_cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = True
     train_on_share(tiny_cfg, tmp_path / "one.pth")
-    launch(train_on_share, device="cpu", num_processes_per_machine=2, args=(tiny_cfg, tmp_path / "two.pth"))
+    two_processes(train_on_share, tiny_cfg, tmp_path / "two.pth")
     one, two = torch.load(tmp_path / "one.pth"), torch.load(tmp_path / "two.pth")
     torch.manual_seed(0)
     initial = build_model(tiny_cfg).state_dict()

@@ -13,7 +13,7 @@ from detectron2.utils.events import EventStorage
 
 from eql_d2.data.registration import register_custom_datasets, set_class_metadata
 from eql_d2.data.training.image_targets import ImageTargets
-from eql_d2.engine import LongTailTrainer, launch
+from eql_d2.engine import LongTailTrainer
 from eql_d2.engine.trainer import wrap_for_processes
 from tests.modeling.test_rpn import make_cascade
 
@@ -123,13 +123,13 @@ def train_apart(cfg, folder):
 
 
 @pytest.mark.parametrize("cascade", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_two_processes_of_which_one_has_no_masks(tiny_cfg, tmp_path, cascade):
+def test_two_processes_of_which_one_has_no_masks(tiny_cfg, tmp_path, two_processes, cascade):
     """A process waits for the gradients of all parameters of the other."""
     if cascade:
         make_cascade(tiny_cfg)
     tiny_cfg.MODEL.RESNETS.NORM = tiny_cfg.MODEL.FPN.NORM = ""  # its statistics are those of each process
     tiny_cfg.MODEL.LONG_TAIL.IMAGE_LEVEL_LABELS = True
-    launch(train_apart, device="cpu", num_processes_per_machine=2, args=(tiny_cfg, tmp_path))
+    two_processes(train_apart, tiny_cfg, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pth") for rank in (0, 1))
     for name, value in first["state"].items():
         torch.testing.assert_close(second["state"][name], value, msg=name)

@@ -8,7 +8,6 @@ import torch
 from detectron2.utils import comm
 
 from eql_d2.data.registration import register_custom_datasets, set_class_metadata
-from eql_d2.engine import launch
 from eql_d2.errors import UserError
 from tests.engine.test_resume import Stopped, train
 
@@ -75,9 +74,9 @@ def train_and_report(cfg, folder):
     (folder / f"{comm.get_rank()}.json").write_text(json.dumps(sorted(trainer.data_loader.unreadable.sentences)))
 
 
-def test_two_processes_count_together(damaged_cfg, tmp_path):
+def test_two_processes_count_together(damaged_cfg, tmp_path, two_processes):
     damaged_cfg.SOLVER.MAX_ITER, damaged_cfg.SOLVER.CHECKPOINT_PERIOD = 10, 100
-    launch(train_and_report, device="cpu", num_processes_per_machine=2, args=(damaged_cfg, tmp_path))
+    two_processes(train_and_report, damaged_cfg, tmp_path)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
     assert last_metrics(tmp_path / "run")["data/unreadable_images"] == len(first)

@@ -10,7 +10,6 @@ import torch
 from detectron2.utils import comm
 
 from eql_d2.data.registration import register_custom_datasets, register_lvis_format
-from eql_d2.engine import launch
 from eql_d2.errors import UserError
 from eql_d2.evaluation import LVISEvaluator
 from eql_d2.evaluation.metrics.engines import METRIC_NAMES
@@ -290,9 +289,9 @@ def evaluate_shares(cfg, path):
         torch.save(everything, path)
 
 
-def test_two_processes_equal_one(tiny_cfg, tmp_path):
+def test_two_processes_equal_one(tiny_cfg, tmp_path, two_processes):
     pytest.importorskip("lvis")
-    launch(evaluate_shares, device="cpu", num_processes_per_machine=2, args=(tiny_cfg, tmp_path / "two"))
+    two_processes(evaluate_shares, tiny_cfg, tmp_path / "two")
     predictions = noisy_predictions("tiny_val", seed=4)
     expected = evaluate("tiny_val", predictions, fixed_ap=True)
     for (engine, split), metrics in torch.load(tmp_path / "two", weights_only=False).items():

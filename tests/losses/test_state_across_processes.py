@@ -10,7 +10,6 @@ import torch.distributed as dist
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from eql_d2.engine import launch
 from eql_d2.losses.distributed import sum_over_processes
 from tests.losses.all_losses import COLLECTING, NAMES, K, build, method_of
 
@@ -38,7 +37,13 @@ def train_on_shares(folder):
     torch.set_num_threads(1)
     calls = []
     original = dist.all_reduce
-    dist.all_reduce = lambda *args, **kwargs: calls.append(1) or original(*args, **kwargs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dist, "all_reduce", lambda *args, **kwargs: calls.append(1) or original(*args, **kwargs))
+        torch.save(seen_of_every_loss(calls), folder / f"{dist.get_rank()}.pth")
+
+
+def seen_of_every_loss(calls):
+    """What this process sees in each step; ``calls`` grows with each collective."""
     seen = {}
     for name, make in LOSSES.items():
         loss = make()
@@ -51,14 +56,14 @@ def train_on_shares(folder):
         calls.clear()
         loss.eval()(logits[share], gt_classes[share])
         seen[name] = {"steps": steps, "collectives_in_evaluation": len(calls)}
-    torch.save(seen, folder / f"{dist.get_rank()}.pth")
+    return seen
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
+def ranks(tmp_path_factory, two_processes):
     """What the two processes saw."""
     folder = tmp_path_factory.mktemp("ranks")
-    launch(train_on_shares, device="cpu", num_processes_per_machine=2, args=(folder,))
+    two_processes(train_on_shares, folder)
     return [torch.load(folder / f"{rank}.pth") for rank in (0, 1)]
 
 

@@ -35,6 +35,7 @@ LEFT_OUT_METHODS = {"abs", "ceil", "clamp", "clamp_", "clip", "clone", "detach",
 BOUNDS = {"min", "max"}
 IN_ANY_ORDER = {"min", "max", "isinstance", "getattr"}  # or where the wrong one fails in any test
 CHECKS_ALONE = ("strict",)  # of zip: what it guards against does not happen
+CONTEXT_DROPPED = "context dropped"
 TEXT_FOR_PEOPLE = {"extra_repr", "__repr__"}
 
 
@@ -85,12 +86,15 @@ def mutants_of(path: str, source: bytes) -> list[Mutant]:
     finder = _Finder(path, source)
     finder.visit(ast.parse(source))
     found = {mutant.key: mutant for mutant in finder.mutants if mutant.before != mutant.after}
-    return sorted((m for m in found.values() if _compiles(m.apply(source))), key=lambda mutant: mutant.start)
+    return sorted((m for m in found.values() if _is_code(m, source)), key=lambda mutant: mutant.start)
 
 
-def _compiles(source: bytes) -> bool:
+def _is_code(mutant: Mutant, source: bytes) -> bool:
+    """False of a context in parentheses; all others put an expression or a statement in the place of one."""
+    if mutant.kind != CONTEXT_DROPPED:
+        return True
     try:
-        compile(source, "mutant", "exec")
+        ast.parse(mutant.apply(source))
     except SyntaxError:
         return False
     return True
@@ -113,7 +117,7 @@ class _Finder(ast.NodeVisitor):
 
     def _write(self, line: int, kind: str, start: int, stop: int, replacement: str) -> None:
         first = self._source.rfind(b"\n", 0, start) + 1
-        last = self._source.find(b"\n", stop)
+        last = (self._source + b"\n").find(b"\n", stop)
         before = self._source[first:last].decode()
         after = (self._source[first:start] + replacement.encode() + self._source[stop:last]).decode()
         lines = (" ".join(text.split()) for text in (before, after))
@@ -193,7 +197,7 @@ class _Finder(ast.NodeVisitor):
     def visit_With(self, node: ast.With) -> None:
         if not any(item.optional_vars for item in node.items):
             start, last = self._place(node)[0], self._place(node.items[-1].context_expr)[1]
-            self._write(node.lineno, "context dropped", start, last, "if True")
+            self._write(node.lineno, CONTEXT_DROPPED, start, last, "if True")
         self.generic_visit(node)
 
     # --- conditions ---------------------------------------------------------------------------------------

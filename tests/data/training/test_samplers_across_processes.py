@@ -11,7 +11,6 @@ from detectron2.utils import comm
 from eql_d2.data.category_counts import dataset_counts
 from eql_d2.data.registration import register_custom_datasets
 from eql_d2.data.training.loader import build_train_loader
-from eql_d2.engine import launch
 from tests.conftest import make_tiny_cfg
 
 SETTINGS = {
@@ -51,11 +50,11 @@ def cfg(tiny_set, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def folder(cfg, tmp_path_factory):
+def folder(cfg, tmp_path_factory, two_processes):
     """Of two processes and, in one/, of a single one."""
     folder = tmp_path_factory.mktemp("served")
     (folder / "one").mkdir()
-    launch(serve, device="cpu", num_processes_per_machine=2, args=(cfg, folder))
+    two_processes(serve, cfg, folder)
     serve(cfg, folder / "one")
     return folder
 

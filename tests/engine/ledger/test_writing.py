@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from eql_d2.data.registration import register_custom_datasets, set_class_metadata
-from eql_d2.engine import LongTailTrainer, launch, load_config
+from eql_d2.engine import LongTailTrainer, load_config
 from eql_d2.engine.ledger.identity import config_hash, plain_config
 from eql_d2.engine.ledger.reading import read_entry, read_ledger
 from eql_d2.engine.ledger.writing import training_curve, write_entry
@@ -56,8 +56,8 @@ def test_entry_of_a_run(tiny_cfg, tiny_set, tmp_path):
     assert str(tmp_path) not in json.dumps(others)
 
 
-def test_two_processes_leave_one_entry_with_the_memory_of_both(tiny_cfg):
-    launch(train, device="cpu", num_processes_per_machine=2, args=(tiny_cfg,))
+def test_two_processes_leave_one_entry_with_the_memory_of_both(tiny_cfg, two_processes):
+    two_processes(train, tiny_cfg)
     entry = read_entry(tiny_cfg.OUTPUT_DIR)
     assert entry["hardware"]["processes"] == 2
     assert entry["peak_memory_mb"]["gpu"] is None

@@ -22,7 +22,7 @@ from eql_d2.data.registration import (
     register_open_images,
     set_class_metadata,
 )
-from eql_d2.engine import LongTailTrainer, launch, load_config
+from eql_d2.engine import LongTailTrainer, load_config
 from eql_d2.errors import UserError
 from eql_d2.evaluation import LVISEvaluator, OpenImagesEvaluator
 from eql_d2.evaluation.open_images.files import evaluate_open_images
@@ -152,10 +152,10 @@ def evaluate_share(cfg, path):
         path.write_bytes(orjson.dumps(metrics))
 
 
-def test_two_processes_equal_one(oi_cfg, tmp_path, monkeypatch):
+def test_two_processes_equal_one(oi_cfg, tmp_path, monkeypatch, two_processes):
     monkeypatch.setenv("EQL_D2_CACHE", str(tmp_path / "cache"))  # both have to convert
     oi_cfg.OUTPUT_DIR = str(tmp_path / "two")
-    launch(evaluate_share, device="cpu", num_processes_per_machine=2, args=(oi_cfg, tmp_path / "two.json"))
+    two_processes(evaluate_share, oi_cfg, tmp_path / "two.json")
     oi_cfg.OUTPUT_DIR = str(tmp_path / "one")
     evaluate_share(oi_cfg, tmp_path / "one.json")
     one, two = ((tmp_path / f"{number}.json").read_bytes() for number in ("one", "two"))
