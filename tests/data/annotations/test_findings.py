@@ -72,6 +72,13 @@ def test_a_good_file_has_none(findings_of):
     assert findings_of(lambda content: None).findings == ()
 
 
+def test_an_area_may_be_that_of_the_image_and_a_little_more(findings_of):
+    """Areas are rounded, and those of polygons along the edges come out larger."""
+    whole = {"bbox": [0, 0, 60, 40], "segmentation": None}
+    annotations = findings_of(annotation(area=1.01 * 60 * 40 + 0.9, **whole))
+    assert [finding.level for finding in annotations.findings] == ["remark"]  # that there is no mask
+
+
 DEFECTS = {
     "image id": (lambda c: c["images"].append(c["images"][0]), "image id 1 occurs 2 times", 6),
     "category id": (lambda c: c["categories"].append({"id": 2, "name": "x"}), "category id 2 occurs 2 times", 6),
@@ -96,6 +103,11 @@ DEFECTS = {
     ),
     "negative area": (annotation(area=-1), "annotation 3 of image 2 has an area that is negative or larger than", 5),
     "large area": (annotation(area=9999), "annotation 3 of image 2 has an area that is negative or larger than", 5),
+    "area a little too large": (
+        annotation(area=1.01 * 60 * 40 + 1.1),
+        "annotation 3 of image 2 has an area that is",
+        5,
+    ),
     "line": (
         annotation(segmentation=[[1, 2, 3, 4]]),
         "annotation 3 of image 2 has a polygon of 2 points where 3 are needed",

@@ -76,7 +76,8 @@ def test_the_file_counts_what_the_loader_serves(tiny_cfg, tmp_path, name, caplog
 
 def test_every_image_once_needs_no_table(tiny_cfg, tmp_path, caplog):
     with caplog.at_level("INFO", logger="eql_d2"):
-        build_train_loader(tiny_cfg, seed=0)
+        for _ in range(2):  # the second time into a folder with a report
+            build_train_loader(tiny_cfg, seed=0)
     assert "TrainingSampler shows each class as often as it is there" in caplog.text
     rows = read(tmp_path / "run" / "sampler_classes.csv")
     assert [row["images"] for row in rows] == [row["images_shown"] for row in rows]
