@@ -115,7 +115,7 @@ def test_a_folder_is_no_config_file(options, tmp_path):
         (["MODEL.LONG_TAIL.EQL.LAMBDA", "1.5"], "MODEL.LONG_TAIL.EQL: lambda_ is 1.5; it must lie"),
         (["MODEL.LONG_TAIL.EQL.THRESHOLD", "steep"], "threshold is 'steep'; it must be one of step"),
         (["MODEL.LONG_TAIL.CATEGORY_COUNTS", "none.json"], "none.json cannot be read"),
-        (["SOLVER.AMP.ENABLED", "True"], "SOLVER.AMP.ENABLED is True, but mixed precision needs a GPU"),
+        (["SOLVER.AMP.ENABLED", "True"], "SOLVER.AMP.ENABLED is True, but mixed precision in float16 needs a GPU"),
         (["MODEL.WEIGHTS", "none.pth"], "Weights none.pth cannot be read"),
         (["MODEL.WEIGHTS", TINY], "are truncated or no checkpoint"),
         (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN is empty"),

@@ -17,6 +17,19 @@ def add_engine_config(cfg: CfgNode) -> None:
     # Shell-style name patterns of the parameters that train, e.g. "roi_heads.box_predictor*.cls_score.*"; empty: all.
     cfg.SOLVER.TRAINABLE = ()
 
+    # What SOLVER.AMP.ENABLED casts to: float16 (GPUs; the loss is scaled) or bfloat16 (also on the CPU).
+    cfg.SOLVER.AMP.DTYPE = "float16"
+    # Exponential moving average of weights, batch norm's statistics and what losses collect: evaluated beside the model
+    # (metrics end in _EMA), and written as model_final_ema.pth.
+    cfg.SOLVER.EMA = CfgNode()
+    cfg.SOLVER.EMA.ENABLED = False
+    # Share of the average that stays with each step, in (0, 1).
+    cfg.SOLVER.EMA.DECAY = 0.999
+    # Metric by which the best checkpoint is kept as model_best.pth, as segm/APr; empty: none. Needs TEST.EVAL_PERIOD.
+    cfg.SOLVER.BEST_METRIC = ""
+    # Most checkpoints that a run keeps besides model_final.pth and model_best.pth; 0: all.
+    cfg.SOLVER.MAX_CHECKPOINTS = 0
+
     # The share in (0, 1) of all class images that belongs to tail classes, from which a LAMBDA of auto follows. With
     # 0.09 it is EQL's own threshold on LVIS v0.5.
     cfg.MODEL.LONG_TAIL.TAIL_RATIO = 0.09

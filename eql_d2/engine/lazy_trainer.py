@@ -34,7 +34,9 @@ TRAIN_DEFAULTS: dict[str, Any] = {
     "init_checkpoint": "",
     "seed": -1,
     "device": "cuda",
-    "amp": {"enabled": False},
+    "amp": {"enabled": False, "dtype": "float16"},
+    "ema": {"enabled": False, "decay": 0.999},
+    "best_metric": "",
     "ddp": {},
     "checkpointer": {"period": 5000},
     "eval_period": 5000,
@@ -44,7 +46,8 @@ TRAIN_DEFAULTS: dict[str, Any] = {
     "weights_exclude": [],
 }
 """What a config's ``train`` may leave out: Detectron2's keys, and those of this project, which mean what
-``ENGINE.WATCH_PERIOD``, ``ENGINE.CPU_THREADS``, ``SOLVER.TRAINABLE`` and ``MODEL.WEIGHTS_EXCLUDE`` mean."""
+``ENGINE.WATCH_PERIOD``, ``ENGINE.CPU_THREADS``, ``SOLVER.TRAINABLE``, ``MODEL.WEIGHTS_EXCLUDE``, ``SOLVER.AMP``,
+``SOLVER.EMA`` and ``SOLVER.BEST_METRIC`` mean."""
 
 
 def load_lazy_config(config_file: str, overrides: list[str] | None = None) -> DictConfig:
@@ -92,7 +95,10 @@ def engine_config(cfg: DictConfig) -> CfgNode:
     node.SOLVER.IMS_PER_BATCH = int(loader.train.total_batch_size)
     node.SOLVER.MAX_ITER = int(train.max_iter)
     node.SOLVER.CHECKPOINT_PERIOD = int(train.checkpointer.get("period", 5000))
-    node.SOLVER.AMP.ENABLED = bool(train.amp.enabled)
+    node.SOLVER.AMP.ENABLED, node.SOLVER.AMP.DTYPE = bool(train.amp.enabled), str(train.amp.dtype)
+    node.SOLVER.EMA.ENABLED, node.SOLVER.EMA.DECAY = bool(train.ema.enabled), float(train.ema.decay)
+    node.SOLVER.BEST_METRIC = str(train.best_metric)
+    node.SOLVER.MAX_CHECKPOINTS = int(train.checkpointer.get("max_to_keep") or 0)
     node.SOLVER.TRAINABLE = tuple(train.trainable)
     for key, name in (("BASE_LR", "lr"), ("MOMENTUM", "momentum"), ("WEIGHT_DECAY", "weight_decay")):
         node.SOLVER[key] = float(cfg.optimizer.get(name, node.SOLVER[key]))
@@ -207,16 +213,30 @@ class LazyTrainer(LongTailTrainer):
         """Evaluate; see :func:`evaluate_lazy`."""
         return evaluate_lazy(self.lazy, model)
 
+    def test_average(self) -> OrderedDict[str, Any]:
+        """As of :class:`LongTailTrainer`, by the config's evaluator."""
+        results = evaluate_lazy(self.lazy, self._average.model, "inference_EMA")
+        return OrderedDict((f"{key}_EMA", value) for key, value in results.items())
 
-def evaluate_lazy(cfg: DictConfig, model: nn.Module) -> OrderedDict[str, Any]:
+
+def evaluate_lazy(cfg: DictConfig, model: nn.Module, folder: str = "inference") -> OrderedDict[str, Any]:
     """Evaluate a model by a config's test loader and evaluator.
+
+    Args:
+        cfg: as :func:`setup_lazy` gives it.
+        model: that the loader's images are for.
+        folder: that takes the place of "inference" in the evaluator's ``output_dir``.
 
     Returns:
         {task: {metric: percent}} on the first process, an empty dict elsewhere or without an evaluator.
     """
     if "evaluator" not in cfg.dataloader:
         return OrderedDict()
-    results = inference_on_dataset(model, instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator))
+    of_evaluator = cfg.dataloader.evaluator
+    output_dir = of_evaluator.get("output_dir")
+    own = {"output_dir": str(output_dir).replace("/inference/", f"/{folder}/")} if output_dir else {}
+    evaluator = instantiate(OmegaConf.merge(of_evaluator, own))
+    results = inference_on_dataset(model, instantiate(cfg.dataloader.test), evaluator)
     if comm.is_main_process():
         print_csv_format(results)
     return OrderedDict(results or {})

@@ -28,6 +28,7 @@ from eql_d2.data.registration import register_datasets, set_class_metadata
 from eql_d2.engine.auto_values import auto_allowed, resolve_auto_values
 from eql_d2.engine.checkpoint import check_run_folder
 from eql_d2.engine.config_paths import resolve_paths
+from eql_d2.engine.precision import check_precision
 from eql_d2.errors import UserError
 from eql_d2.known_warnings import silence_known_warnings
 from eql_d2.modeling.test_time_augmentation import check_augmentation
@@ -271,8 +272,7 @@ def check_device(cfg: CfgNode) -> None:
     """
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("MODEL.DEVICE is cuda, but PyTorch finds no GPU; add MODEL.DEVICE cpu to the command.")
-    if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
-        raise UserError("SOLVER.AMP.ENABLED is True, but mixed precision needs a GPU; set it to False.")
+    check_precision(cfg)
 
 
 def _seed_of(text: str) -> int:

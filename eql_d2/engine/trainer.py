@@ -11,14 +11,12 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import (
-    AMPTrainer,
     DefaultTrainer,
     HookBase,
-    SimpleTrainer,
     TrainerBase,
     create_ddp_model,
 )
-from detectron2.engine.hooks import EvalHook
+from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
@@ -38,14 +36,17 @@ from eql_d2.engine.compatibility import (
     dataset_with_names,
 )
 from eql_d2.engine.description import describe_run, read_description
+from eql_d2.engine.kept_checkpoints import KeepBest, limit_kept
 from eql_d2.engine.ledger.writing import RunClock, WriteLedger
 from eql_d2.engine.partial_training import (
     FreezeBatchNorm,
     check_frozen_are_loaded,
     freeze_all_but,
 )
+from eql_d2.engine.precision import build_step
 from eql_d2.engine.scaling import scale_to_processes
 from eql_d2.engine.unreadable_count import CountUnreadableImages
+from eql_d2.engine.weight_average import AverageWeights
 from eql_d2.errors import UserError
 from eql_d2.evaluation import LVISEvaluator, OpenImagesEvaluator
 from eql_d2.evaluation.detection_evaluator import DetectionEvaluator
@@ -82,8 +83,7 @@ class LongTailTrainer(DefaultTrainer):
         model = self.build_model(cfg)
         freeze_all_but(model, cfg.SOLVER.TRAINABLE)
         optimizer = self.build_optimizer(cfg, model)
-        step_class = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-        self._trainer = step_class(self.wrap(model), self.build_train_loader(cfg, self.seed), optimizer)
+        self._trainer = build_step(cfg, self.wrap(model), self.build_train_loader(cfg, self.seed), optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.checkpointer.description = describe_run(cfg)
@@ -216,6 +216,9 @@ class LongTailTrainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase | None]:
         """Detectron2's hooks, after this project's."""
         hooks = [SeedEachStep()]
+        if self.cfg.SOLVER.EMA.ENABLED:  # before the hook that writes checkpoints, which hold the average
+            self._average = AverageWeights(self.checkpointer.model, self.cfg.SOLVER.EMA.DECAY)
+            hooks.append(self._average)
         if isinstance(self.data_loader, TrainLoader):  # a subclass may build another
             hooks.append(CountUnreadableImages(self.cfg, self.data_loader.unreadable))
         if self.cfg.SOLVER.TRAINABLE:
@@ -234,7 +237,33 @@ class LongTailTrainer(DefaultTrainer):
             # Right after the evaluation without it, and before the hook that writes metrics to files.
             place = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
             hooks.insert(place + 1, EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.model)))
+        self._add_hooks_of_checkpoints(hooks)
         return [*hooks, WriteLedger(self.cfg, clock)]
+
+    def _add_hooks_of_checkpoints(self, hooks: list[HookBase | None]) -> None:
+        """Put what the average, the best and the number of checkpoints need beside Detectron2's own hooks."""
+        solver, period = self.cfg.SOLVER, self.cfg.TEST.EVAL_PERIOD
+        place = max(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
+        if solver.BEST_METRIC and comm.is_main_process():
+            hooks.insert(place + 1, KeepBest(period, self.checkpointer, solver.BEST_METRIC))
+        if solver.EMA.ENABLED:
+            hooks.insert(place + 1, EvalHook(period, self.test_average))
+        for hook in hooks:
+            if isinstance(hook, PeriodicCheckpointer):
+                limit_kept(hook, self.cfg.OUTPUT_DIR, solver.MAX_CHECKPOINTS)
+
+    def test_average(self) -> OrderedDict[str, Any]:
+        """Evaluate the average of ``SOLVER.EMA``; results go to ``OUTPUT_DIR/inference_EMA/DATASET``.
+
+        Returns:
+            On the first process the metrics as of ``test``, with keys that end in ``_EMA``; elsewhere an empty dict.
+        """
+        evaluators = [
+            self.build_evaluator(self.cfg, name, f"{self.cfg.OUTPUT_DIR}/inference_EMA/{name}")
+            for name in self.cfg.DATASETS.TEST
+        ]
+        results = self.test(self.cfg, self._average.model, evaluators)
+        return OrderedDict((f"{key}_EMA", value) for key, value in results.items())
 
     def run_step(self) -> None:
         """One training step.
