@@ -215,7 +215,7 @@ class LongTailTrainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase | None]:
         """Detectron2's hooks, after this project's."""
-        hooks = [SeedEachStep()]
+        hooks: list[HookBase | None] = [SeedEachStep()]
         if self.cfg.SOLVER.EMA.ENABLED:  # before the hook that writes checkpoints, which hold the average
             self._average = AverageWeights(self.checkpointer.model, self.cfg.SOLVER.EMA.DECAY)
             hooks.append(self._average)
