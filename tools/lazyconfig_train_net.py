@@ -7,6 +7,7 @@ the CPU. Under torchrun or srun it joins the processes they started.
 """
 
 import argparse
+from typing import Any
 
 from eql_d2.engine import default_argument_parser, run_tool
 from eql_d2.engine.lazy_trainer import LazyTrainer, evaluate_lazy, load_lazy_config, load_trained_lazily, setup_lazy
@@ -23,12 +24,13 @@ def main(args: argparse.Namespace) -> None:
         trainer.train()
 
 
-def device_of(args: argparse.Namespace) -> str:
-    """Where the config trains."""
-    return str(load_lazy_config(args.config_file, args.opts).train.device)
+def start_options_of(args: argparse.Namespace) -> dict[str, Any]:
+    """How the config's processes are to be started."""
+    train = load_lazy_config(args.config_file, args.opts).train
+    return {"device": str(train.device), "timeout": train.collective_timeout, "stop_grace": train.stop_grace}
 
 
 if __name__ == "__main__":
     parser = default_argument_parser()
     parser.description = __doc__
-    run_tool(main, parser, device_of)
+    run_tool(main, parser, start_options_of)

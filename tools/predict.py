@@ -48,6 +48,14 @@ def main() -> int:
     parser.add_argument("--max-detections", type=int, help="most detections of an image (default: the config's)")
     parser.add_argument("--annotations", help="LVIS- or COCO-format file whose image ids the results are to have")
     parser.add_argument("--config-file", default="", help="config of the training, if the checkpoint has none")
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import this module if the checkpoint's config asks for it, as one with a predictor of your own does",
+    )
     parser.usage = f"{parser.format_usage().removeprefix('usage: ').rstrip()} [KEY VALUE ...]"
     arguments = parser.parse_intermixed_args()
     silence_known_warnings()
@@ -61,6 +69,7 @@ def main() -> int:
         overrides,
         score_threshold=arguments.threshold,
         max_detections=arguments.max_detections,
+        imports=arguments.imports,
     )
     if known is None:
         job = PredictionJob(predictor, arguments.output)

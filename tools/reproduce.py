@@ -22,7 +22,9 @@ from pathlib import Path
 from tabulate import tabulate
 
 import eql_d2.modeling  # noqa: F401  (registers the ROI heads)
+from eql_d2.child_processes import STOP_SIGNALS
 from eql_d2.engine.ledger.reading import read_ledger
+from eql_d2.engine.stopping import STOPPED_STATUS
 from eql_d2.errors import UserError
 from eql_d2.reproduction.collect import collect, copy_entries, records, text_table
 from eql_d2.reproduction.jobs import Cluster, write_jobs
@@ -207,17 +209,20 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def stop(*_: object) -> None:
-    """What Ctrl-C does, for SIGTERM: stop the run that trains too, instead of leaving it behind."""
+    """What Ctrl-C does, for each signal that stops: stop the run that trains too, instead of leaving it behind."""
     raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, stop)
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN or number != STOP_SIGNALS[-1]:  # SIGHUP under nohup
+            signal.signal(number, stop)
     try:
         main()
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on from the last checkpoint")
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(STOPPED_STATUS)
     except BrokenPipeError:  # of head and the like
         sys.exit(0)

@@ -27,7 +27,13 @@ def read_final_metrics(run_folder: str | Path) -> Metrics:
     path = Path(run_folder) / "metrics.json"
     metrics: Metrics = {}
     for line in path.read_text().splitlines() if path.exists() else ():
-        for key, value in json.loads(line).items():
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):  # the last one of a run that was killed
+            continue
+        if not isinstance(record, dict):
+            raise UserError(f"{path} is no metrics.json of a run; move it away.")
+        for key, value in record.items():
             task, _, metric = key.partition("/")
             if task in ("bbox", "segm"):
                 metrics.setdefault(task, {})[metric] = value

@@ -3,13 +3,11 @@
 import csv
 import json
 import math
-import pickle
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
 
 from eql_d2.engine.class_watch import FILE_NAME as GRADIENT_FILE
@@ -18,6 +16,7 @@ from eql_d2.engine.ledger.reading import read_entry
 from eql_d2.engine.ledger.writing import FILE_NAME as LEDGER_FILE
 from eql_d2.engine.setup import parse_config
 from eql_d2.errors import UserError
+from eql_d2.plain_files import load_checkpoint, text_of_csv
 
 _SIGNS_OF_A_RUN = (LEDGER_FILE, "config.yaml", "metrics.json")
 Values = dict[int, float]  # by category id
@@ -61,7 +60,7 @@ class FinishedRun:
             records = [
                 {
                     "id": int(row["category_id"]),
-                    "name": row["name"],
+                    "name": text_of_csv(row["name"]),
                     "frequency": row["frequency"],
                     "image_count": int(row["image_count"]),
                 }
@@ -99,6 +98,8 @@ class FinishedRun:
         if not found:
             raise UserError(f"{self._file('metrics.json')} has no evaluation; the run has not finished.")
         names = self.cfg.DATASETS.TEST
+        if not names:
+            return {"": found}
         return {names[0] if len(names) == 1 else "": found}
 
     @property
@@ -150,8 +151,8 @@ class FinishedRun:
         """The model's tensors, mapped from the last checkpoint."""
         path = self.checkpoint
         try:
-            return torch.load(path, map_location="cpu", mmap=True, weights_only=True)["model"]
-        except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+            return load_checkpoint(path, mmap=True)["model"]
+        except Exception as error:  # whatever unpickling raises over a broken file
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(f"{path} is truncated or no checkpoint ({reason}).") from None
 
@@ -166,11 +167,15 @@ class FinishedRun:
     @cached_property
     def _metric_lines(self) -> list[dict[str, Any]]:
         lines = []
-        for line in self._file("metrics.json").read_text().splitlines():
+        path = self._file("metrics.json")
+        for line in path.read_text().splitlines():
             try:
-                lines.append(json.loads(line))
-            except ValueError:  # the last one of a run that was killed
+                record = json.loads(line)
+            except (ValueError, RecursionError):  # the last one of a run that was killed
                 continue
+            if not isinstance(record, dict):
+                raise UserError(f"{path} is no metrics.json of a run; move it away.")
+            lines.append(record)
         return lines
 
     def _file(self, name: str) -> Path:

@@ -16,6 +16,7 @@ from torch import Tensor
 from eql_d2.classification.confusion_picture import save_confusion_picture
 from eql_d2.classification.metrics import Samples, class_metrics, sample_metrics, shot_groups
 from eql_d2.errors import UserError
+from eql_d2.plain_files import csv_text
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +156,7 @@ class ClassificationEvaluator(DatasetEvaluator):
             columns = (self._names, self._groups, self._counts.tolist(), totals.tolist(), correct.tolist())
             for class_id, (name, group, images, total, right) in enumerate(zip(*columns, strict=True)):
                 accuracy = 100 * right / total if total else float("nan")
-                writer.writerow([class_id, name, group, images, total, right, f"{accuracy:.4f}"])
+                writer.writerow([class_id, csv_text(name), group, images, total, right, f"{accuracy:.4f}"])
         partial.replace(path)
 
 

@@ -2,11 +2,8 @@
 
 import math
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
-from detectron2.utils import comm
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 import eql_d2.classification.classifier  # noqa: F401  (registers the meta-architecture)
@@ -20,7 +17,6 @@ from eql_d2.engine import LongTailTrainer
 from eql_d2.engine.setup import Task
 from eql_d2.errors import UserError
 from eql_d2.losses import LDAMLoss
-from eql_d2.losses.distributed import sum_over_processes
 
 
 class ClassifierTrainer(LongTailTrainer):
@@ -56,46 +52,16 @@ class ClassifierTrainer(LongTailTrainer):
         )
 
     def build_hooks(self) -> list[HookBase | None]:
-        """The detectors' hooks, equal statistics for all processes, and the switch of deferred re-weighting if the loss
-        has one.
+        """The detectors' hooks, and the switch of deferred re-weighting if the loss has one.
 
         Raises:
             UserError: ``SOLVER.REWEIGHT_FROM`` is out of its range.
         """
-        hooks = [AverageBatchNorm(self.cfg), *super().build_hooks()]
+        hooks = super().build_hooks()
         losses = [module for module in self.model.modules() if isinstance(module, LDAMLoss)]
         if losses:
             hooks.insert(0, DeferReweighting(losses[0], reweighting_start(self.cfg)))
         return hooks
-
-
-class AverageBatchNorm(HookBase):
-    """Gives all processes the mean of their running statistics of batch normalization before they save or evaluate.
-
-    Each has seen other images. The checkpoint would hold the first one's, and each would evaluate its part of the test
-    set by its own.
-
-    Args:
-        cfg: full config.
-    """
-
-    def __init__(self, cfg: CfgNode) -> None:
-        self._periods = [period for period in (cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD) if period > 0]
-
-    def after_step(self) -> None:
-        """Average them, if it is time."""
-        iteration = self.trainer.iter + 1
-        is_due = iteration == self.trainer.max_iter or any(iteration % period == 0 for period in self._periods)
-        if not is_due or comm.get_world_size() == 1:
-            return
-        layers = [module for module in self.trainer.model.modules() if isinstance(module, _BatchNorm)]
-        collected = (tensor for layer in layers for tensor in (layer.running_mean, layer.running_var))
-        statistics = [tensor for tensor in collected if tensor is not None]  # a layer may keep none
-        if statistics:
-            total = sum_over_processes(torch.cat(statistics))
-            means = (total / comm.get_world_size()).split([len(tensor) for tensor in statistics])
-            for tensor, mean in zip(statistics, means, strict=True):
-                tensor.copy_(mean)
 
 
 class DeferReweighting(HookBase):

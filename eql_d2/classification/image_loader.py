@@ -6,6 +6,7 @@ from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
+from eql_d2.child_processes import leave_stopping_to_parent
 from eql_d2.classification.datasets import load_image_set
 from eql_d2.classification.image_set import ImageSet
 from eql_d2.classification.transforms import ImageMapper
@@ -94,4 +95,5 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
         sampler=InferenceSampler(len(dataset)),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=list,
+        worker_init_fn=leave_stopping_to_parent,
     )

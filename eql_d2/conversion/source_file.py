@@ -1,11 +1,9 @@
 """Checkpoints of other projects, read without running code that they may hold."""
 
-import pickle
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,10 +12,7 @@ from torch import Tensor
 
 from eql_d2.conversion.recorded_config import read_recorded_config
 from eql_d2.errors import UserError
-
-# What tensors in a checkpoint are made of. All else, such as a logger's history, becomes an _Inert.
-_SAFE_NUMPY = {"_reconstruct", "ndarray", "dtype", "scalar"}
-_TORCH_FUNCTIONS = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter"}
+from eql_d2.plain_files import load_checkpoint, load_pickle
 
 
 @dataclass(frozen=True)
@@ -75,13 +70,8 @@ def read_source_file(path: str | Path) -> SourceFile:
 
 def _load(path: Path) -> Any:
     if path.suffix == ".pkl" and not zipfile.is_zipfile(path):
-        with open(path, "rb") as file:
-            return _PlainUnpickler(file, encoding="latin1").load()
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # objects of the source's libraries beside the tensors
-        module = SimpleNamespace(Unpickler=_PlainUnpickler, load=_plain_load, __name__="plain_pickle")
-        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=module)
+        return load_pickle(path)
+    return load_checkpoint(path)
 
 
 def _tensors_in(content: Any) -> dict[str, Tensor]:
@@ -98,43 +88,3 @@ def _tensors_in(content: Any) -> dict[str, Tensor]:
         if isinstance(name, str) and isinstance(value, Tensor):
             tensors[name.removeprefix("module.")] = value.detach()
     return tensors
-
-
-class _Inert:
-    """Stands in for an object of another project, whose code is not to run."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> "_Inert":
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def append(self, value: Any) -> None:
-        """As unpickling a list calls it."""
-
-    def extend(self, values: Any) -> None:
-        """As unpickling a list calls it."""
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Makes tensors, arrays and plain containers only."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        is_storage = module in ("torch", "torch.storage") and (name.endswith("Storage") or name == "Size")
-        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        is_function = module == "torch._utils" and name in _TORCH_FUNCTIONS
-        is_numpy = module.split(".")[0] == "numpy" and name in _SAFE_NUMPY
-        is_container = (module, name) == ("collections", "OrderedDict")
-        if is_storage or is_dtype or is_function or is_numpy or is_container:
-            return super().find_class(module, name)
-        return _Inert
-
-
-def _plain_load(file: Any, **kwargs: Any) -> Any:
-    return _PlainUnpickler(file, **kwargs).load()

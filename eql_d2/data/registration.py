@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -26,6 +25,7 @@ from eql_d2.data.open_images.source import FILE_KEYS
 from eql_d2.data.training.ignore_regions import WithIgnoreRegions, with_ignore_regions
 from eql_d2.errors import UserError
 from eql_d2.long_tail import LVIS_COUNT_FILES, LVIS_DATASETS
+from eql_d2.plain_files import read_yaml
 
 # By which rules a dataset of this project is evaluated: LVISEvaluator or OpenImagesEvaluator.
 EVALUATORS = ("lvis", "openimages")
@@ -264,10 +264,10 @@ def custom_entries(cfg: CfgNode) -> list[tuple[Any, str]]:
 def _entries_of_file(path: Path) -> list[dict[str, Any]]:
     """The entries of a YAML file, their paths made relative to the current folder instead of the file's."""
     try:
-        entries = yaml.safe_load(path.read_text())
+        entries = read_yaml(path.read_text(encoding="utf-8"), f"DATASETS.CUSTOM_FILE {path}")
     except OSError as error:
         raise UserError(f"DATASETS.CUSTOM_FILE {path} cannot be read ({error.strerror}).") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise UserError(f"DATASETS.CUSTOM_FILE {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(entries, list):
         raise UserError(

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from PIL.ImageFont import FreeTypeFont
 
-from eql_d2.drawing.instances import load_font
+from eql_d2.drawing.fonts import load_font
 
 CAPTION_SIZE = 14
 
@@ -36,7 +36,8 @@ def contact_sheet(tiles: Sequence[np.ndarray], names: Sequence[str], side: int =
         for column, (tile, name) in enumerate(row):
             left = gap + column * (side + gap)
             sheet.paste(Image.fromarray(tile), (left + (side - tile.shape[1]) // 2, top + height - tile.shape[0]))
-            text = _shortened(name, font, side)
+            font = load_font(CAPTION_SIZE, name)
+            text = _shortened(" ".join(name.split()), font, side)
             indent = round(side - font.getlength(text)) // 2
             drawing.text((left + indent, top + height + 2), text, font=font, fill="black")
         top += height + caption + gap

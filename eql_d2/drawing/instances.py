@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import cv2
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from eql_d2.drawing.fonts import load_font
 
 # Told apart by hue and by lightness, so that neighbours differ for the colour-blind too.
 PALETTE = np.array(
@@ -138,12 +138,14 @@ def _draw_mask(canvas: np.ndarray, mask: np.ndarray, color: np.ndarray, line: in
 def _draw_labels(canvas: np.ndarray, boxes: np.ndarray, labels: Sequence[str], colors: np.ndarray) -> np.ndarray:
     """Write each label where it hides least, unless that is too much."""
     size = font_size(*canvas.shape[:2])
-    font, padding = load_font(size), max(1, size // 6)
-    height = sum(font.getmetrics()) + padding
+    padding = max(1, size // 6)
     picture = Image.fromarray(canvas)
     drawing = ImageDraw.Draw(picture)
     placed = np.zeros((0, 4))
     for index, (label, color) in enumerate(zip(labels, colors, strict=True)):
+        label = " ".join(label.split())  # a name may have line breaks
+        font = load_font(size, label)
+        height = sum(font.getmetrics()) + padding
         width = round(font.getlength(label)) + 2 * padding
         small = boxes[(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) < 4 * width * height]
         spot, hidden = _place(boxes[index], width, height, canvas.shape, placed, small)
@@ -184,12 +186,6 @@ def _place(
     hidden = shared_areas(spots, placed).sum(axis=1)
     best = (hidden + 0.5 * shared_areas(spots, small).sum(axis=1)).argmin()  # the first of equally good ones
     return tuple(spots[best].tolist()), float(hidden[best])
-
-
-@lru_cache(maxsize=16)
-def load_font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib and has Latin, Greek and Cyrillic letters."""
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
 
 
 def _intersections(first: np.ndarray, second: np.ndarray) -> np.ndarray:

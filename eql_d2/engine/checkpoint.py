@@ -1,17 +1,20 @@
 """Checkpoints that are complete or absent, never half written."""
 
 import os
-import pickle
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 
+from eql_d2.engine.checksum import damage_of, is_sealed, seal
 from eql_d2.engine.class_transfer import ClassTransfer
 from eql_d2.engine.compatibility import check_form
+from eql_d2.engine.resuming import checkpoint_to_resume
 from eql_d2.errors import UserError
+from eql_d2.plain_files import load_checkpoint, load_pickle, tensors_by_name
 
 
 class AtomicCheckpointer(DetectionCheckpointer):
@@ -89,17 +92,51 @@ class AtomicCheckpointer(DetectionCheckpointer):
             )
         return result
 
+    def resume_or_load(self, path: str, *, resume: str | bool = True) -> dict[str, Any]:
+        """Load the checkpoint that a run goes on from, or model weights alone.
+
+        Args:
+            path: of the weights.
+            resume: "last" or True for the last checkpoint of the folder, "last-good" for the newest whole one; empty
+                or False loads ``path``.
+
+        Raises:
+            UserError: there is no whole checkpoint, or the weights cannot be read.
+        """
+        if not resume:
+            return self.load(path, checkpointables=[])
+        chosen = checkpoint_to_resume(self.save_dir, resume)
+        content = self.load(str(chosen))
+        if resume == "last-good" and self.save_to_disk:
+            self.tag_last_checkpoint(chosen.name)
+        return content
+
     def _load_file(self, filename: str) -> dict[str, Any]:
+        """What Detectron2's method gives, read without running code that the file may hold."""
+        path = Path(filename)
         try:
-            loaded = super()._load_file(filename)
-        except (RuntimeError, ValueError, TypeError, EOFError, pickle.UnpicklingError) as error:
+            if is_sealed(path) and (damage := damage_of(path)):
+                raise UserError(f"Weights {path} are damaged: {damage}; take another checkpoint.")
+            is_pickle = path.suffix == ".pkl" and not zipfile.is_zipfile(path)
+            content = load_pickle(path) if is_pickle else load_checkpoint(path)
+        except OSError:
+            raise
+        # Whatever the bytes of a broken file say, unpickling can raise.
+        except Exception as error:
+            if isinstance(error, UserError):
+                raise
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(
-                f"Weights {filename} are truncated or no checkpoint of PyTorch or Detectron2 "
-                f"({str(error).splitlines()[0]}); check MODEL.WEIGHTS."
+                f"Weights {path} are truncated or no checkpoint of PyTorch or Detectron2 ({reason}); check "
+                "MODEL.WEIGHTS."
             ) from None
-        check_form(filename, loaded["model"])
+        content = _in_form_of_detectron2(content, path.suffix)
+        tensors = tensors_by_name(content.get("model"))
+        if not tensors:
+            raise UserError(f"Weights {path} hold no tensors by name; check MODEL.WEIGHTS.")
+        check_form(filename, tensors)
         self._source = filename
-        return loaded
+        return {**content, "model": tensors}
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Give the complete file its real name, then name it in ``last_checkpoint``.
@@ -111,10 +148,13 @@ class AtomicCheckpointer(DetectionCheckpointer):
         final = last_filename_basename
         if final.startswith("."):
             final = final.removeprefix(".").removesuffix(".partial.pth") + ".pth"
+            seal(folder / last_filename_basename)
             _flush_to_disk(folder / last_filename_basename)
             os.replace(folder / last_filename_basename, folder / final)
+            _flush_folder_to_disk(folder)
         side_file = folder / ".last_checkpoint.partial"
         side_file.write_text(final)
+        _flush_to_disk(side_file)
         os.replace(side_file, folder / "last_checkpoint")
 
 
@@ -125,24 +165,38 @@ def describe_misfits(misfits: dict[str, str], shown: int = 5) -> str:
     return ", ".join(listed) + (f" and {others} more" if others else "")
 
 
-def check_run_folder(folder: str, resume: bool) -> None:
-    """Make sure that a training run neither overwrites another nor resumes nothing.
+def _in_form_of_detectron2(content: Any, suffix: str) -> dict[str, Any]:
+    """The entries of a checkpoint, its tensors under ``model``.
 
-    Args:
-        folder: ``OUTPUT_DIR``.
-        resume: whether the run is to be continued.
-
-    Raises:
-        UserError: there is nothing to resume, or there is a run that a new one would overwrite.
+    Besides Detectron2's own files: pickles of Detectron and Caffe2, and pycls' .pyth, whose names are then matched.
     """
-    has_checkpoint = Path(folder, "last_checkpoint").exists()
-    if resume and not has_checkpoint:
-        raise UserError(f"--resume: {folder} has no checkpoint; start without --resume or set OUTPUT_DIR.")
-    if has_checkpoint and not resume:
-        raise UserError(f"{folder} holds a run already; continue it with --resume or set another OUTPUT_DIR.")
+    if not isinstance(content, Mapping):
+        return {}
+    if suffix == ".pkl" and not {"model", "__author__"} <= set(content):
+        blobs = content.get("blobs", content)
+        names = blobs if isinstance(blobs, Mapping) else {}
+        model = {name: value for name, value in names.items() if not str(name).endswith("_momentum")}
+        return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
+    if suffix == ".pyth":
+        states = content.get("model_state")
+        names = states if isinstance(states, Mapping) else {}
+        model = {name: value for name, value in names.items() if not str(name).endswith("num_batches_tracked")}
+        return {"model": model, "__author__": "pycls", "matching_heuristics": True}
+    return dict(content) if "model" in content else {"model": content}
 
 
 def _flush_to_disk(path: Path) -> None:
     """Some file systems report a full disk only when data is flushed."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
+
+
+def _flush_folder_to_disk(folder: Path) -> None:
+    """A new name lasts through a power failure once its folder is on disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:  # some file systems know no such thing
+        pass
+    finally:
+        os.close(descriptor)

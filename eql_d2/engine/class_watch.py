@@ -14,6 +14,7 @@ from eql_d2.losses.distributed import sum_over_processes
 from eql_d2.losses.stateful import StatefulLoss
 from eql_d2.modeling import LongTailPredictor
 from eql_d2.modeling.gradient_sums import GradientSums
+from eql_d2.plain_files import csv_text
 
 PERCENTILES = (10, 50, 90)
 FILE_NAME = "class_gradients.csv"
@@ -39,6 +40,7 @@ class WatchClasses(HookBase):
         self._folder = Path(output_dir)
         self._counts = counts
         self._sums = torch.zeros(0)  # (predictors, 2, K) once training starts
+        self._recent: list[Tensor] = []
 
     def before_train(self) -> None:
         """Give each predictor a collector."""
@@ -47,6 +49,8 @@ class WatchClasses(HookBase):
         for predictor in self._predictors:
             columns = predictor.loss.class_columns.to(predictor.cls_score.weight.device)
             predictor.gradient_sums = GradientSums(columns)
+        for predictor, recent in zip(self._predictors, self._recent, strict=False):
+            predictor.gradient_sums.recent = recent
         if not len(self._sums):
             self._sums = torch.zeros(len(self._predictors), 2, self._counts.num_classes, dtype=torch.float64)
 
@@ -102,7 +106,8 @@ class WatchClasses(HookBase):
             writer.writerow(["category_id", "name", "frequency", "image_count", *(name for name, _ in quantities)])
             columns = zip(*(values.tolist() for _, values in quantities), strict=True)
             counts = self._counts
-            facts = zip(counts.category_ids, counts.names, counts.frequency_groups, counts.image_counts, strict=True)
+            names = map(csv_text, counts.names)
+            facts = zip(counts.category_ids, names, counts.frequency_groups, counts.image_counts, strict=True)
             writer.writerows(
                 (*fact, *(f"{v:.6g}" for v in values)) for fact, values in zip(facts, columns, strict=True)
             )
@@ -117,6 +122,14 @@ class WatchClasses(HookBase):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the sums of a checkpoint."""
         self._sums = state_dict["sums"]
+
+    def local_state(self) -> list[Tensor]:
+        """This process's sums since the last log, for a checkpoint between two logs."""
+        return [predictor.gradient_sums.recent.cpu().clone() for predictor in self._predictors]
+
+    def load_local_state(self, state: list[Tensor]) -> None:
+        """Take back :meth:`local_state`."""
+        self._recent = state
 
 
 def summary(name: str, values: Tensor, counts: CategoryCounts) -> dict[str, float]:

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from torch import nn
@@ -13,6 +12,7 @@ from torch import nn
 from eql_d2.data.checks.split_findings import first_difference
 from eql_d2.errors import UserError
 from eql_d2.losses import ClassificationLoss
+from eql_d2.plain_files import read_yaml
 
 _NAMES_SHOWN = 5
 # Hyperparameters that tell optimizers apart, and whose they are.
@@ -79,7 +79,7 @@ def check_resumable(path: str, description: Mapping[str, Any], cfg: CfgNode) -> 
             f"--resume: checkpoint {path} has {difference}; start anew in another OUTPUT_DIR, with "
             f"MODEL.WEIGHTS {path} to begin with its weights."
         )
-    kept = yaml.safe_load(description["config"]) if "config" in description else {}
+    kept = read_yaml(description["config"], f"The config in {path}") if "config" in description else {}
     for key in ("MODEL.META_ARCHITECTURE", "MODEL.ROI_BOX_HEAD.PREDICTOR", "MODEL.CLASSIFIER.LOSS"):
         before, now = kept, cfg
         for part in key.split("."):

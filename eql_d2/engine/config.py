@@ -13,6 +13,12 @@ def add_engine_config(cfg: CfgNode) -> None:
     cfg.ENGINE.WATCH_PERIOD = 100
     # OpenMP threads of each training process on a CPU; 0 leaves PyTorch's choice.
     cfg.ENGINE.CPU_THREADS = 0
+    # Minutes that a process waits for the others before the run ends; loading and evaluating large sets, or a slow
+    # network drive, may keep one of them busy for long.
+    cfg.ENGINE.COLLECTIVE_TIMEOUT = 30.0
+    # Seconds between a signal to stop (SIGTERM, SIGINT, SIGHUP) and the end of processes that have not finished their
+    # step and written the checkpoint by then. Less than a scheduler leaves before it kills (Slurm's KillWait: 30).
+    cfg.ENGINE.STOP_GRACE = 25.0
 
     # Shell-style name patterns of the parameters that train, e.g. "roi_heads.box_predictor*.cls_score.*"; empty: all.
     cfg.SOLVER.TRAINABLE = ()

@@ -3,11 +3,9 @@
 import contextlib
 import dataclasses
 import pickle
-import zipfile
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
@@ -16,6 +14,7 @@ from eql_d2.data.category_counts import category_counts, num_classes_of_model
 from eql_d2.data.registration import set_class_metadata
 from eql_d2.errors import UserError
 from eql_d2.long_tail import CategoryCounts, read_count_file
+from eql_d2.plain_files import load_checkpoint
 
 KEYS = ("config", "classes")
 
@@ -108,17 +107,38 @@ def read_description(path: str) -> dict[str, Any]:
         local = PathManager.get_local_path(path)
         if str(local).endswith((".pkl", ".pyth")):
             return {}
-        content = torch.load(local, map_location="cpu", mmap=zipfile.is_zipfile(local), weights_only=True)
-    except pickle.UnpicklingError:  # objects of other projects, or no checkpoint at all; loading the weights will tell
+        content = load_checkpoint(local, mmap=True)
+    except pickle.UnpicklingError:  # no checkpoint at all; loading the weights will tell
         return {}
     except OSError as error:
         raise UserError(f"Weights {path} cannot be read ({error.strerror or error}); check the path.") from None
-    except (RuntimeError, ValueError, EOFError) as error:
+    except Exception as error:  # whatever unpickling raises over a broken file
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"Weights {path} are truncated or no checkpoint of PyTorch ({reason}).") from None
     if not isinstance(content, dict):
         return {}
-    return {key: content[key] for key in KEYS if key in content}
+    found = {key: content[key] for key in KEYS if key in content}
+    if not isinstance(found.get("config", ""), str):
+        raise UserError(f"Weights {path} hold a config that is no text; give one with --config-file.")
+    if "classes" in found:
+        _check_class_records(found["classes"], path)
+    return found
+
+
+def _check_class_records(records: Any, path: str) -> None:
+    """Make sure that the classes of a checkpoint have the form of :func:`class_records`."""
+    categories = records.get("categories") if isinstance(records, dict) else None
+    if not isinstance(categories, list) or not all(isinstance(record, dict) for record in categories):
+        categories = []
+    names = [(record.get("id"), record.get("name")) for record in categories]
+    if not names or not all(isinstance(i, int) and isinstance(name, str) for i, name in names):
+        raise UserError(f"Weights {path} hold classes of another form than this project's, without ids and names.")
+    num_images = records.get("num_images")
+    if num_images is None:
+        return
+    counts = [record.get(key) for record in categories for key in ("image_count", "instance_count")]
+    if not all(isinstance(count, int) and count >= 0 for count in (num_images, *counts)):
+        raise UserError(f"Weights {path} hold classes whose image_count or instance_count is no number.")
 
 
 def register_classes(name: str, records: dict[str, Any]) -> None:

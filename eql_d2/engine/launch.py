@@ -1,8 +1,7 @@
 """Starting the processes of a run: on GPUs or on a CPU, one machine or several, by ourselves or by a cluster."""
 
-import atexit
-import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,12 +12,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from detectron2.utils import comm
 
+from eql_d2.child_processes import end_with_parent
+from eql_d2.engine.stopping import stop_request
+from eql_d2.engine.supervision import SECONDS_TO_FOLLOW, leave, run_processes
 from eql_d2.errors import UserError
 
-DEFAULT_TIMEOUT = timedelta(minutes=30)
+__all__ = ["ProcessPlace", "launch", "leave", "place_given_by_cluster"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ def launch(
     machine_rank: int = 0,
     dist_url: str = "auto",
     args: tuple = (),
+    timeout: float = 30.0,
+    stop_grace: float = 25.0,
 ) -> None:
     """Run ``main(*args)`` in every process of a run.
 
@@ -64,19 +67,26 @@ def launch(
         machine_rank: number of this machine.
         dist_url: where the processes meet; "auto" picks a free port on a single machine.
         args: arguments of ``main``.
+        timeout: minutes that a process waits for the others (``ENGINE.COLLECTIVE_TIMEOUT``).
+        stop_grace: seconds between a signal to stop and the end of processes that are still there
+            (``ENGINE.STOP_GRACE``).
 
     Raises:
-        UserError: the arguments do not fit the machine, or a process that this started raised one.
+        UserError: the arguments do not fit the machine, or a process that this started raised one or was killed.
+        RunStopped: a signal stopped the run.
     """
+    run = (device, main, args, timeout, stop_grace)
     place = place_given_by_cluster(os.environ)
     if place is not None:
-        _run_in_process_group(place, device, main, args)
+        end_with_parent(signal.SIGTERM)
+        _run_in_process_group(place, *run)
         return
     if num_processes_per_machine < 1:
         raise UserError(f"--num-gpus is {num_processes_per_machine}; it is the number of processes, at least 1.")
     world_size = num_processes_per_machine * num_machines
     if world_size == 1:
-        main(*args)
+        with stop_request.listen(stop_grace):
+            main(*args)
         return
     if device.startswith("cuda") and num_processes_per_machine > torch.cuda.device_count():
         raise UserError(
@@ -90,16 +100,13 @@ def launch(
             )
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
     first_rank = machine_rank * num_processes_per_machine
-    sizes = (first_rank, world_size, num_processes_per_machine, dist_url)
+    places = [
+        ProcessPlace(first_rank + local_rank, world_size, local_rank, num_processes_per_machine, dist_url)
+        for local_rank in range(num_processes_per_machine)
+    ]
     _silence_warnings_of_ended_processes()
-    mistakes = mp.get_context("spawn").SimpleQueue()
-    try:
-        mp.spawn(_spawned, args=(sizes, device, main, args, mistakes), nprocs=num_processes_per_machine)
-    except (mp.ProcessExitedException, mp.ProcessRaisedException):
-        # Whichever failed first: processes also fail because another one is gone.
-        if mistakes.empty():
-            raise
-        raise UserError(mistakes.get()) from None
+    with stop_request.listen(stop_grace + 2 * SECONDS_TO_FOLLOW):
+        run_processes(_run_in_process_group, [(place, *run) for place in places], stop_grace)
 
 
 def place_given_by_cluster(environment: Mapping[str, str]) -> ProcessPlace | None:
@@ -126,8 +133,9 @@ def place_given_by_cluster(environment: Mapping[str, str]) -> ProcessPlace | Non
                 f"Slurm runs {tasks} tasks on {nodes} nodes; give every node as many with --ntasks-per-node."
             )
         host = environment.get("MASTER_ADDR") or _first_slurm_host(environment["SLURM_STEP_NODELIST"])
-        # Jobs that share a machine get different ports.
-        port = environment.get("MASTER_PORT") or 20000 + int(environment["SLURM_JOB_ID"]) % 20000
+        # Jobs that share a machine get different ports, and so do the steps of a job.
+        number = int(environment["SLURM_JOB_ID"]) + 7919 * int(environment.get("SLURM_STEP_ID", 0))
+        port = environment.get("MASTER_PORT") or 20000 + number % 20000
         return ProcessPlace(
             rank=int(environment["SLURM_PROCID"]),
             world_size=tasks,
@@ -145,61 +153,37 @@ def _first_slurm_host(node_list: str) -> str:
     return hosts.stdout.split()[0]
 
 
-def _silence_warnings_of_ended_processes() -> None:
-    """When one process fails, the others are ended; what PyTorch and Python warn of then is no news to the user."""
-    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
-    option = "ignore:resource_tracker:UserWarning"  # of semaphores, which it cleans up; read when it starts
-    if option not in sys.warnoptions:
-        sys.warnoptions.append(option)
-
-
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-def _spawned(
-    local_rank: int, sizes: tuple, device: str, main: Callable[..., Any], args: tuple, mistakes: mp.SimpleQueue
+def _silence_warnings_of_ended_processes() -> None:
+    """When one process fails, the others are ended; what Python warns of then is no news to the user."""
+    option = "ignore:resource_tracker:UserWarning"  # of semaphores, which it cleans up; read when it starts
+    if option not in sys.warnoptions:
+        sys.warnoptions.append(option)
+
+
+def _run_in_process_group(
+    place: ProcessPlace, device: str, main: Callable[..., Any], args: tuple, timeout: float, stop_grace: float
 ) -> None:
-    first_rank, world_size, local_size, url = sizes
-    place = ProcessPlace(first_rank + local_rank, world_size, local_rank, local_size, url)
-    try:
-        _run_in_process_group(place, device, main, args)
-    except UserError as error:
-        mistakes.put(str(error))  # before the others can notice that this process is gone
-        sys.exit(1)
-    leave()
-
-
-def leave() -> None:
-    """End a process that has done its work, without taking the interpreter apart.
-
-    In one of some thirty runs PyTorch 2.14 aborts there ("terminate called without an active exception"), once it has
-    communicated, and a run that went well would end as one that failed. A script that torchrun or srun starts calls
-    this as its last line.
-    """
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
-
-
-def _run_in_process_group(place: ProcessPlace, device: str, main: Callable[..., Any], args: tuple) -> None:
     on_gpu = device.startswith("cuda")
     if on_gpu:
         torch.cuda.set_device(place.local_rank)
-    dist.init_process_group(
-        backend="nccl" if on_gpu else "gloo",
-        init_method=place.url,
-        world_size=place.world_size,
-        rank=place.rank,
-        timeout=DEFAULT_TIMEOUT,
-    )
-    _create_local_process_group(place)
-    comm.synchronize()
-    main(*args)
-    dist.destroy_process_group()
+    with stop_request.listen(stop_grace):
+        dist.init_process_group(
+            backend="nccl" if on_gpu else "gloo",
+            init_method=place.url,
+            world_size=place.world_size,
+            rank=place.rank,
+            timeout=timedelta(minutes=timeout),
+        )
+        _create_local_process_group(place)
+        comm.synchronize()
+        main(*args)
+        dist.destroy_process_group()
 
 
 def _create_local_process_group(place: ProcessPlace) -> None:

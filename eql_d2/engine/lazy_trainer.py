@@ -18,9 +18,18 @@ from torch import nn
 
 import eql_d2.config  # as a module: it imports engine/config.py, and thereby this package
 from eql_d2.data.registration import register_lvis_datasets
-from eql_d2.engine.checkpoint import AtomicCheckpointer, check_run_folder
+from eql_d2.engine.checkpoint import AtomicCheckpointer
 from eql_d2.engine.partial_training import describe_misfits
-from eql_d2.engine.setup import check_datasets_by_name, check_device, find_config, hide_user_errors, kept_or_new_seed
+from eql_d2.engine.resuming import check_run_folder
+from eql_d2.engine.setup import (
+    check_datasets_by_name,
+    check_device,
+    decide_start,
+    find_config,
+    hide_user_errors,
+    kept_or_new_seed,
+    take_run_folder,
+)
 from eql_d2.engine.trainer import LongTailTrainer
 from eql_d2.errors import UserError
 from eql_d2.known_warnings import silence_known_warnings
@@ -42,12 +51,14 @@ TRAIN_DEFAULTS: dict[str, Any] = {
     "eval_period": 5000,
     "watch_period": 100,
     "cpu_threads": 0,
+    "collective_timeout": 30.0,
+    "stop_grace": 25.0,
     "trainable": [],
     "weights_exclude": [],
 }
 """What a config's ``train`` may leave out: Detectron2's keys, and those of this project, which mean what
-``ENGINE.WATCH_PERIOD``, ``ENGINE.CPU_THREADS``, ``SOLVER.TRAINABLE``, ``MODEL.WEIGHTS_EXCLUDE``, ``SOLVER.AMP``,
-``SOLVER.EMA`` and ``SOLVER.BEST_METRIC`` mean."""
+``ENGINE.WATCH_PERIOD``, ``ENGINE.CPU_THREADS``, ``ENGINE.COLLECTIVE_TIMEOUT``, ``ENGINE.STOP_GRACE``,
+``SOLVER.TRAINABLE``, ``MODEL.WEIGHTS_EXCLUDE``, ``SOLVER.AMP``, ``SOLVER.EMA`` and ``SOLVER.BEST_METRIC`` mean."""
 
 
 def load_lazy_config(config_file: str, overrides: list[str] | None = None) -> DictConfig:
@@ -135,20 +146,20 @@ def setup_lazy(args: argparse.Namespace) -> DictConfig:
         UserError: something in it does not fit; the sentence names the key.
     """
     silence_known_warnings()
-    args = argparse.Namespace(**{**vars(args), "config_file": find_config(args.config_file)})
+    own, args = args, argparse.Namespace(**{**vars(args), "config_file": find_config(args.config_file)})
     cfg = load_lazy_config(args.config_file, args.opts)
     register_lvis_datasets()
     node = engine_config(cfg)
     check_device(node)
     check_datasets_by_name(node, args.eval_only)
-    if not args.eval_only:
-        check_run_folder(node.OUTPUT_DIR, args.resume)
-    elif not (node.MODEL.WEIGHTS or args.resume):
+    own.resume = args.resume = decide_start(node.OUTPUT_DIR, args.resume, args.eval_only)
+    if args.eval_only and not (node.MODEL.WEIGHTS or args.resume):
         raise UserError("--eval-only has nothing to evaluate: set train.init_checkpoint, or add --resume.")
     if node.SEED < 0:
         cfg.train.seed = kept_or_new_seed(node.OUTPUT_DIR, args.resume or args.eval_only, _seed_of)
     if node.MODEL.DEVICE == "cpu" and node.ENGINE.CPU_THREADS:
         torch.set_num_threads(node.ENGINE.CPU_THREADS)
+    take_run_folder(node.OUTPUT_DIR, args.eval_only)
     default_setup(cfg, args)
     setup_logger(node.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="eql_d2")
     hide_user_errors()
@@ -190,7 +201,9 @@ class LazyTrainer(LongTailTrainer):
         self.lazy.optimizer.params.pop("model")  # a config is also written and compared
         return optimizer
 
-    def build_lr_scheduler(self, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+    def build_lr_scheduler(  # type: ignore[override]
+        self, cfg: CfgNode, optimizer: torch.optim.Optimizer
+    ) -> Any:
         """The config's schedule."""
         multiplier = instantiate(self.lazy.lr_multiplier)
         return LRMultiplier(optimizer, multiplier=multiplier, max_iter=cfg.SOLVER.MAX_ITER)
@@ -242,7 +255,7 @@ def evaluate_lazy(cfg: DictConfig, model: nn.Module, folder: str = "inference") 
     return OrderedDict(results or {})
 
 
-def load_trained_lazily(cfg: DictConfig, resume: bool = False) -> nn.Module:
+def load_trained_lazily(cfg: DictConfig, resume: str | bool = False) -> nn.Module:
     """A config's model with the weights of ``train.init_checkpoint``, or of the last checkpoint of its folder.
 
     Raises:

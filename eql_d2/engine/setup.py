@@ -19,6 +19,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from fvcore.common.config import BASE_KEY
 
 import eql_d2.config  # as a module: it imports engine/config.py, and thereby this package
 from eql_d2.data.category_counts import no_instances_error
@@ -26,13 +27,15 @@ from eql_d2.data.checks.before_start import check_dataset, without_masks
 from eql_d2.data.checks.split_findings import first_difference
 from eql_d2.data.registration import register_datasets, set_class_metadata
 from eql_d2.engine.auto_values import auto_allowed, resolve_auto_values
-from eql_d2.engine.checkpoint import check_run_folder
 from eql_d2.engine.config_paths import resolve_paths
 from eql_d2.engine.precision import check_precision
+from eql_d2.engine.resuming import check_run_folder, decide_resume
+from eql_d2.engine.run_lock import hold_run_folder
 from eql_d2.errors import UserError
 from eql_d2.known_warnings import silence_known_warnings
 from eql_d2.modeling.test_time_augmentation import check_augmentation
 from eql_d2.package_files import shipped_config
+from eql_d2.plain_files import read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +56,8 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
     with _mistakes_told(cfg, f"Config file {config_file}"):
         with auto_allowed(cfg):
             if config_file:
-                cfg.merge_from_file(config_file)
+                check_config_files(config_file)
+                cfg.merge_from_file(config_file, allow_unsafe=False)
                 resolve_paths(cfg, config_file)
         with auto_allowed(cfg):
             cfg.merge_from_list(overrides or [])
@@ -74,6 +78,33 @@ def find_config(config_file: str) -> str:
     return str(shipped)
 
 
+def check_config_files(path: str, below: tuple[str, ...] = ()) -> None:
+    """Make sure that a config file and those that it is based on are YAML of plain values.
+
+    Args:
+        path: local file.
+        below: files that are based on this one.
+
+    Raises:
+        UserError: one of them is not, is missing, or is based on itself.
+    """
+    if path in below:
+        raise UserError(f"Config file {path} is based on itself by its _BASE_.")
+    try:
+        content = read_yaml(Path(path).read_text(encoding="utf-8"), f"Config file {path}")
+    except FileNotFoundError:
+        raise UserError(f"Config file {path} does not exist.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"Config file {path} cannot be read ({error}).") from None
+    if not isinstance(content, dict):
+        raise UserError(f"Config file {path} cannot be read: it is no mapping of keys to values.")
+    bases = content.get(BASE_KEY) or ()
+    for base in bases if isinstance(bases, list) else (bases,):
+        if isinstance(base, str) and not base.startswith(("http://", "https://")):
+            nested = os.path.normpath(os.path.join(os.path.dirname(path), os.path.expanduser(base)))
+            check_config_files(nested, (*below, path))
+
+
 def parse_config(text: str, source: str, overrides: list[str] | None = None) -> CfgNode:
     """Read a dumped config, executing nothing that it may hold, and apply KEY VALUE overrides.
 
@@ -87,7 +118,7 @@ def parse_config(text: str, source: str, overrides: list[str] | None = None) -> 
     """
     cfg = eql_d2.config.get_eql_d2_config()
     with _mistakes_told(cfg, source):
-        cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(text)))
+        cfg.merge_from_other_cfg(CfgNode(read_yaml(text, source)))
         cfg.merge_from_list(overrides or [])
     return cfg
 
@@ -105,7 +136,9 @@ def _mistakes_told(cfg: CfgNode, source: str) -> Iterator[None]:
         raise UserError(_unknown_key_message(cfg, str(error.args[0]))) from None
     # An unknown key among the overrides, a value of another type than the default's, a list of odd length, YAML that
     # is not a mapping: the config library tells them apart by text only.
-    except (AssertionError, ValueError, TypeError, AttributeError) as error:
+    except (RecursionError, MemoryError):
+        raise UserError(f"{source} holds a value that is nested too deeply to be read.") from None
+    except (AssertionError, ValueError, TypeError, AttributeError, SyntaxError) as error:
         if "Non-existent key" in str(error):
             raise UserError(_unknown_key_message(cfg, str(error))) from None
         raise UserError(f"The config cannot be read: {error}") from None
@@ -150,9 +183,8 @@ def setup(args: argparse.Namespace, task: "Task | None" = None) -> CfgNode:
     resolved = resolve_auto_values(cfg)
     check_device(cfg)
     task.check_datasets(cfg, args.eval_only)
-    if not args.eval_only:
-        check_run_folder(cfg.OUTPUT_DIR, args.resume)
-    elif not (cfg.MODEL.WEIGHTS or args.resume):
+    args.resume = decide_start(cfg.OUTPUT_DIR, args.resume, args.eval_only)
+    if args.eval_only and not (cfg.MODEL.WEIGHTS or args.resume):
         raise UserError("--eval-only has nothing to evaluate: set MODEL.WEIGHTS, or add --resume.")
     if cfg.SEED < 0:
         cfg.SEED = kept_or_new_seed(cfg.OUTPUT_DIR, args.resume or args.eval_only)
@@ -163,14 +195,68 @@ def setup(args: argparse.Namespace, task: "Task | None" = None) -> CfgNode:
     for name in ("torch.utils.cpp_extension", "torch.fx._symbolic_trace"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
+        take_run_folder(cfg.OUTPUT_DIR, args.eval_only)
         default_setup(cfg, args)
     except OSError as error:
         raise UserError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be written ({error.strerror}); set another.") from None
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="eql_d2")
+    for name in ("detectron2", "fvcore", "eql_d2"):
+        for handler in logging.getLogger(name).handlers:
+            setattr(handler, "handleError", _LogFailure(handler).tell)  # noqa: B010
     for sentence in resolved:
         logger.info(sentence)
     hide_user_errors()
     return cfg
+
+
+def decide_start(output_dir: str, resume: str | bool, eval_only: bool) -> str:
+    """Whether a run is to go on, the same on all processes; before any of them changes anything.
+
+    Args:
+        output_dir: of the run.
+        resume: of the command line.
+        eval_only: nothing is trained.
+
+    Returns:
+        "last" or "last-good"; empty for a new run.
+
+    Raises:
+        UserError: there is nothing to resume, or there is a run that a new one would overwrite.
+    """
+    mode = "last" if resume is True else resume or ""
+    decided = comm.all_gather(decide_resume(output_dir, mode, os.environ))[0]
+    if not eval_only:
+        check_run_folder(output_dir, decided)
+    return decided
+
+
+def take_run_folder(output_dir: str, eval_only: bool) -> None:
+    """Keep the folder of a run for its first process, unless nothing is trained.
+
+    Raises:
+        UserError: another process trains there.
+        OSError: it cannot be written.
+    """
+    if comm.is_main_process() and not eval_only:
+        hold_run_folder(output_dir)
+
+
+class _LogFailure:
+    """Tells once that a log cannot be written, instead of a traceback for each line.
+
+    Args:
+        handler: that writes it.
+    """
+
+    def __init__(self, handler: logging.Handler) -> None:
+        self._stream = getattr(getattr(handler, "stream", None), "name", "the log")
+        self._told = False
+
+    def tell(self, record: logging.LogRecord) -> None:
+        """As ``logging.Handler.handleError``."""
+        if not self._told:
+            self._told = True
+            print(f"warning: {self._stream} cannot be written ({sys.exc_info()[1]}).", file=sys.stderr)
 
 
 def import_modules(names: Sequence[str]) -> None:
@@ -276,14 +362,19 @@ def check_device(cfg: CfgNode) -> None:
 
 
 def _seed_of(text: str) -> int:
-    return int(yaml.safe_load(text)["SEED"])
+    return int(read_yaml(text, "config.yaml")["SEED"])
 
 
 def kept_or_new_seed(output_dir: str, keep: bool, seed_of: Callable[[str], int] = _seed_of) -> int:
     """The seed that the run of a folder was started with, or a new one, the same on all processes."""
     kept = Path(output_dir) / "config.yaml"
     if keep and kept.exists():
-        seed = seed_of(kept.read_text())
+        try:
+            seed = seed_of(kept.read_text())
+        except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError, UserError):
+            raise UserError(
+                f"The seed is -1, but {kept}, which has that of the run, is broken; set the seed that log.txt tells."
+            ) from None
     else:
         seed = np.random.randint(2**31)
     # Waits for all processes, so that the first does not rewrite the file while another reads it.

@@ -4,6 +4,7 @@ import logging
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,16 +17,18 @@ from detectron2.engine import (
     TrainerBase,
     create_ddp_model,
 )
-from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
+from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter, EventWriter
 from torch import nn
 
 from eql_d2.data.category_counts import category_counts, official_counts_file, with_thresholds
 from eql_d2.data.checks.before_start import without_masks
 from eql_d2.data.training.loader import TrainLoader, build_test_loader, build_train_loader
 from eql_d2.data.training.seeding import derived_seed
-from eql_d2.engine.checkpoint import AtomicCheckpointer, check_run_folder, describe_misfits
+from eql_d2.engine.batch_norm import AverageBatchNorm
+from eql_d2.engine.checkpoint import AtomicCheckpointer, describe_misfits
 from eql_d2.engine.class_transfer import ClassTransfer
 from eql_d2.engine.class_watch import WatchClasses
 from eql_d2.engine.compatibility import (
@@ -38,13 +41,16 @@ from eql_d2.engine.compatibility import (
 from eql_d2.engine.description import describe_run, read_description
 from eql_d2.engine.kept_checkpoints import KeepBest, limit_kept
 from eql_d2.engine.ledger.writing import RunClock, WriteLedger
+from eql_d2.engine.metrics_file import KeepScalars, MetricsFile, RepeatMissedEvaluation, TensorboardFile, WriteMetrics
 from eql_d2.engine.partial_training import (
     FreezeBatchNorm,
     check_frozen_are_loaded,
     freeze_all_but,
 )
 from eql_d2.engine.precision import build_step
+from eql_d2.engine.resuming import check_run_folder, checkpoint_to_resume
 from eql_d2.engine.scaling import scale_to_processes
+from eql_d2.engine.stopping import RunStopped, StopWhenAsked
 from eql_d2.engine.unreadable_count import CountUnreadableImages
 from eql_d2.engine.weight_average import AverageWeights
 from eql_d2.errors import UserError
@@ -108,6 +114,22 @@ class LongTailTrainer(DefaultTrainer):
             if "registry" not in str(error):
                 raise
             raise UserError(f"The model cannot be built: {error.args[0]}") from None
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        """Detectron2's learning rate over the iterations.
+
+        Raises:
+            UserError: ``SOLVER.STEPS`` do not lie within ``SOLVER.MAX_ITER``, or not in order.
+        """
+        try:
+            return super().build_lr_scheduler(cfg, optimizer)
+        except (AssertionError, ValueError) as error:
+            raise UserError(
+                f"SOLVER.STEPS {tuple(cfg.SOLVER.STEPS)} with SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER} and "
+                f"SOLVER.LR_SCHEDULER_NAME {cfg.SOLVER.LR_SCHEDULER_NAME} give no schedule ({error}); each step must "
+                "be less than MAX_ITER and more than the one before."
+            ) from None
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, seed: int = 0) -> TrainLoader:
@@ -187,12 +209,12 @@ class LongTailTrainer(DefaultTrainer):
         return OrderedDict((f"{key}_TTA", value) for key, value in results.items())
 
     @classmethod
-    def build_trained_model(cls, cfg: CfgNode, resume: bool = False) -> nn.Module:
+    def build_trained_model(cls, cfg: CfgNode, resume: str | bool = False) -> nn.Module:
         """The model with the weights of ``MODEL.WEIGHTS``, for evaluation.
 
         Args:
             cfg: full config.
-            resume: take the last checkpoint of ``OUTPUT_DIR`` instead.
+            resume: take the last checkpoint of ``OUTPUT_DIR`` instead, or its newest whole one for "last-good".
 
         Raises:
             UserError: the weights are missing, broken, or of another model.
@@ -215,7 +237,7 @@ class LongTailTrainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase | None]:
         """Detectron2's hooks, after this project's."""
-        hooks: list[HookBase | None] = [SeedEachStep()]
+        hooks: list[HookBase | None] = [KeepScalars(), SeedEachStep()]
         if self.cfg.SOLVER.EMA.ENABLED:  # before the hook that writes checkpoints, which hold the average
             self._average = AverageWeights(self.checkpointer.model, self.cfg.SOLVER.EMA.DECAY)
             hooks.append(self._average)
@@ -232,13 +254,62 @@ class LongTailTrainer(DefaultTrainer):
                 periods = (self.cfg.ENGINE.WATCH_PERIOD, self.cfg.SOLVER.CHECKPOINT_PERIOD)
                 hooks.append(WatchClasses(counts, self.cfg.OUTPUT_DIR, *periods))
         clock = RunClock()
-        hooks += [clock, *super().build_hooks()]
+        hooks += [clock, *self._hooks_of_detectron2(), WriteLedger(self.cfg, clock)]
+        return hooks
+
+    def _hooks_of_detectron2(self) -> list[HookBase | None]:
+        hooks: list[HookBase | None] = [hook for hook in super().build_hooks() if hook is not None]
+        writer = [place for place, hook in enumerate(hooks) if isinstance(hook, PeriodicWriter)]
+        for place in writer:  # on the first process
+            hooks[place] = WriteMetrics(self._writers)
+        evaluation = next(place for place, hook in enumerate(hooks) if isinstance(hook, EvalHook))
+        before = [RepeatMissedEvaluation(self.cfg.TEST.EVAL_PERIOD, self._evaluate, self._metrics_file)]
         if self.cfg.TEST.AUG.ENABLED:
             # Right after the evaluation without it, and before the hook that writes metrics to files.
-            place = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
-            hooks.insert(place + 1, EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.model)))
+            hooks.insert(evaluation + 1, EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.model)))
+        hooks[evaluation:evaluation] = [StopWhenAsked(self.checkpointer, self.cfg.TEST.EVAL_PERIOD), *before]
+        saving = (PeriodicCheckpointer, StopWhenAsked)
+        place = next(place for place, hook in enumerate(hooks) if isinstance(hook, saving))
+        hooks.insert(place, AverageBatchNorm(self.cfg))
         self._add_hooks_of_checkpoints(hooks)
-        return [*hooks, WriteLedger(self.cfg, clock)]
+        return hooks
+
+    def _evaluate(self) -> OrderedDict[str, Any]:
+        self._last_eval_results = self.test(self.cfg, self.model)
+        return self._last_eval_results
+
+    @property
+    def _metrics_file(self) -> Path:
+        return Path(self.cfg.OUTPUT_DIR, "metrics.json")
+
+    def build_writers(self) -> list[EventWriter]:
+        """Detectron2's writers to the console, ``metrics.json`` and TensorBoard, for runs that resume."""
+        writers = [
+            CommonMetricPrinter(self.max_iter),
+            MetricsFile(self._metrics_file),
+            TensorboardFile(self.cfg.OUTPUT_DIR),
+        ]
+        self._writers = writers
+        return writers
+
+    def train(self) -> OrderedDict[str, Any] | None:
+        """Train, evaluate and write the ledger.
+
+        Returns:
+            What Detectron2's trainer does.
+
+        Raises:
+            RunStopped: a signal stopped it; a checkpoint is written where there is one to write.
+        """
+        try:
+            return super().train()
+        except RunStopped as stop:
+            for hook in self._hooks:
+                if isinstance(hook, StopWhenAsked):
+                    hook.save()
+                if isinstance(hook, WriteMetrics):
+                    hook.close()
+            raise RunStopped(stop.signal_number, self.checkpointer.get_checkpoint_file()) from None
 
     def _add_hooks_of_checkpoints(self, hooks: list[HookBase | None]) -> None:
         """Put what the average, the best and the number of checkpoints need beside Detectron2's own hooks."""
@@ -284,24 +355,27 @@ class LongTailTrainer(DefaultTrainer):
                 "SOLVER.CLIP_GRADIENTS.ENABLED True."
             ) from None
 
-    def resume_or_load(self, resume: bool = True) -> None:
+    def resume_or_load(self, resume: str | bool = True) -> None:
         """Continue from the last checkpoint, or start from ``MODEL.WEIGHTS``.
 
         Args:
-            resume: continue.
+            resume: continue; "last-good" from the newest whole checkpoint.
 
         Raises:
-            UserError: there is nothing to resume, or there is a run that a new one would overwrite.
+            UserError: there is nothing to resume, it is of another model, or there is a run that a new one would
+                overwrite.
         """
         check_run_folder(self.cfg.OUTPUT_DIR, resume)
         self.checkpointer.exclude = () if resume else self.cfg.MODEL.WEIGHTS_EXCLUDE
         if resume:
-            path = self.checkpointer.get_checkpoint_file()
+            path = str(checkpoint_to_resume(self.cfg.OUTPUT_DIR, resume))
             check_resumable(path, read_description(path), self.cfg)
         else:
             self._prepare_classes()
         configured = dict(self.optimizer.param_groups[0])
-        super().resume_or_load(resume)
+        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if resume:
+            self.start_iter = self.iter + 1  # that of the checkpoint is done
         trained = {name for name, _ in self.checkpointer.model.named_parameters()}
         lost = {name: why for name, why in self.checkpointer.misfits.items() if resume and name in trained}
         if lost:

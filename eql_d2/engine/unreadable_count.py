@@ -48,3 +48,12 @@ class CountUnreadableImages(HookBase):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting from those of a checkpoint."""
         self._unreadable.restore(state_dict["sentences"])
+
+    def local_state(self) -> dict[str, Any]:
+        """The images that this process knows of, for a checkpoint between two gatherings."""
+        return self.state_dict()
+
+    def load_local_state(self, state: dict[str, Any]) -> None:
+        """Take back :meth:`local_state`."""
+        if state:
+            self.load_state_dict(state)

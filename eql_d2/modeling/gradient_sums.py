@@ -47,6 +47,15 @@ class GradientSums:
         # A step whose mixed precision overflows is skipped, and not counted.
         self._recent += torch.where(sums.isfinite().all(), sums, 0)
 
+    @property
+    def recent(self) -> Tensor:
+        """(2, K) float32 of this process since the last :meth:`take_recent`."""
+        return self._recent
+
+    @recent.setter
+    def recent(self, sums: Tensor) -> None:
+        self._recent = sums.to(self._recent)
+
     def take_recent(self) -> Tensor:
         """(2, K) float32 of this process since the last call."""
         recent = self._recent

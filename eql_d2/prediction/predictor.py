@@ -36,6 +36,8 @@ class Predictor:
         score_threshold: detections with this score or less are left out, in [0, 1); overrides
             ``MODEL.ROI_HEADS.SCORE_THRESH_TEST``.
         max_detections: most detections of an image; None is ``TEST.DETECTIONS_PER_IMAGE``.
+        imports: Python modules that the checkpoint's own config may ask to import (``ENGINE.IMPORT``); one that it
+            asks for and that is not named here is refused, as importing runs code.
 
     Attributes:
         cfg: the config in use.
@@ -55,6 +57,7 @@ class Predictor:
         *,
         score_threshold: float = 0.3,
         max_detections: int | None = None,
+        imports: Sequence[str] = (),
     ) -> None:
         weights = str(weights)
         if not 0 <= score_threshold < 1:
@@ -72,6 +75,8 @@ class Predictor:
             raise UserError(f"INPUT.FORMAT is {self.cfg.INPUT.FORMAT!r}; only BGR and RGB can be predicted on.")
         self.cfg.SOLVER.AMP.ENABLED = False  # of training alone; a CPU would be refused with it
         check_device(self.cfg)
+        if not config_file:
+            _check_imports(self.cfg, weights, (*imports, *_overridden_imports(overrides)))
         import_modules(self.cfg.ENGINE.IMPORT)
         self.categories = self._find_classes(description.get("classes"))
         self.cfg.freeze()
@@ -175,3 +180,23 @@ def _find_config(weights: str, config_file: str, overrides: list[str], descripti
         f"Weights {weights} hold no config, and there is no {beside}; give the config of their training with "
         "--config-file."
     )
+
+
+def _check_imports(cfg: CfgNode, weights: str, allowed: Sequence[str]) -> None:
+    """Refuse to import what only the config of a checkpoint asks for."""
+    asked = [name for name in cfg.ENGINE.IMPORT if name not in allowed]
+    if asked:
+        raise UserError(
+            f"Weights {weights} ask to import {', '.join(map(str, asked))}, which runs code; if you know it and trust "
+            f"it, add {' '.join(f'--import {name}' for name in asked)}."
+        )
+
+
+def _overridden_imports(overrides: Sequence[str]) -> Sequence[str]:
+    """The modules that the user's own overrides name."""
+    cfg = load_config("", [text for pair in _pairs(overrides) if pair[0] == "ENGINE.IMPORT" for text in pair])
+    return cfg.ENGINE.IMPORT
+
+
+def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
+    return list(zip(overrides[::2], overrides[1::2], strict=False))

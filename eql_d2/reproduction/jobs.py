@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eql_d2.engine.stopping import STOPPED_STATUS
 from eql_d2.errors import UserError
 from eql_d2.package_files import TOOLS, shown_path
 from eql_d2.reproduction.planned_runs import PlannedRun
@@ -22,9 +23,12 @@ SLURM = """#!/bin/bash
 #SBATCH --cpus-per-task={cpus}
 #SBATCH --time={time}
 #SBATCH --output={logs}/%x_%a_%j.log
+#SBATCH --open-mode=append
 #SBATCH --requeue
+#SBATCH --signal=TERM@120
 {extra}# {title}
-# Submitted again after the time limit, a run goes on from its last checkpoint. With --dry-run it prints the command of
+# Two minutes before the time limit, and when another job takes its place, a run saves a checkpoint and ends with status
+# 75; the job then waits in the queue again and goes on from there. With --dry-run it prints the command of
 # SLURM_ARRAY_TASK_ID.
 set -euo pipefail
 cd {root}
@@ -37,7 +41,13 @@ command=$({ask})
 if [ "${{1:-}}" = --dry-run ]; then
   echo "${{command:-${{runs[$index]}} is done}}"
 elif [ -n "$command" ]; then
-  eval "srun $command"
+  status=0
+  eval "srun $command" || status=$?
+  if [ $status -eq {stopped} ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+    sleep 60  # until Slurm ends this
+  fi
+  exit $status
 fi
 """
 
@@ -156,6 +166,7 @@ def _script(
         nodes=cluster.nodes,
         gpus=cluster.gpus,
         setup=cluster.setup,
+        stopped=STOPPED_STATUS,
         root=shlex.quote(str(root)),
         **more,
     )

@@ -1,5 +1,6 @@
 """Carrying out the runs of a plan on this machine, one after the other."""
 
+import contextlib
 import json
 import os
 import shlex
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from eql_d2.child_processes import end_with_parent
+from eql_d2.engine.supervision import SECONDS_TO_FOLLOW
 from eql_d2.errors import UserError
 from eql_d2.reproduction.planned_runs import FINAL_WEIGHTS, PlannedRun, command_of, finished_runs, state_of
 
@@ -105,7 +108,9 @@ def _train(
     wait, longest = SECONDS_BETWEEN_LINES
     with open(run.folder / CONSOLE_FILE, "a") as console:
         # In a session of its own, so that all its processes can be stopped together.
-        process = subprocess.Popen(command, stdout=console, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=console, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=end_with_parent
+        )
         try:
             while process.poll() is None:
                 try:
@@ -114,8 +119,13 @@ def _train(
                     wait = min(1.5 * wait, longest)
                     tell(_progress(run, time.monotonic() - began, remaining, taken))
         except BaseException:  # Ctrl-C, or a scheduler's SIGTERM: the run can be resumed
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(run.recipe.cfg.ENGINE.STOP_GRACE + 3 * SECONDS_TO_FOLLOW)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
             raise
     seconds = time.monotonic() - began
     if process.returncode:
@@ -146,9 +156,10 @@ def last_record(metrics_file: Path) -> dict | None:
         return None
     for line in reversed(lines):
         try:
-            return json.loads(line)
-        except json.JSONDecodeError:  # being written
+            record = json.loads(line)
+        except (ValueError, RecursionError):  # being written
             continue
+        return record if isinstance(record, dict) and isinstance(record.get("iteration"), int) else None
     return None
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
-import yaml
 from detectron2.config import CfgNode
 
 from eql_d2.engine import load_config
@@ -15,6 +14,7 @@ from eql_d2.engine.ledger.reading import read_entry
 from eql_d2.engine.ledger.writing import FILE_NAME
 from eql_d2.errors import UserError
 from eql_d2.package_files import TOOLS, configs_folder, shown_path
+from eql_d2.plain_files import read_yaml
 from eql_d2.reproduction.emoji import emoji_training
 from eql_d2.reproduction.tables import Row, Table, Training
 
@@ -224,9 +224,9 @@ def state_of(run: PlannedRun, finished: dict[tuple[str, str, int], Path]) -> tup
 
 def _config_in(folder: Path) -> dict:
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config = read_yaml((folder / "config.yaml").read_text(), "config.yaml")
         return json.loads(json.dumps(config))
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, TypeError, UserError):
         raise UserError(f"{folder} holds a checkpoint, but no whole config.yaml; delete the folder.") from None
 
 

@@ -98,7 +98,11 @@ def test_two_machines_on_one_host(tmp_path):
     script.write_text(program)
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
     machines = [subprocess.Popen([sys.executable, script, str(rank)], env=environment) for rank in (0, 1)]
-    assert [machine.wait(timeout=180) for machine in machines] == [0, 0]
+    try:
+        assert [machine.wait(timeout=180) for machine in machines] == [0, 0]
+    finally:
+        for machine in machines:  # which takes its processes along
+            machine.kill()
     assert [(tmp_path / str(rank)).read_text() for rank in range(4)] == [
         "0 4 0 2 gloo",
         "1 4 1 2 gloo",
@@ -130,6 +134,9 @@ def test_place_under_slurm():
     place = place_given_by_cluster(environment)
     assert (place.rank, place.world_size, place.local_rank, place.local_size) == (9, 16, 1, 8)
     assert place.url == "tcp://node07:20123"
+    # Steps that run at the same time in one job.
+    urls = {place_given_by_cluster({**environment, "SLURM_STEP_ID": str(step)}).url for step in range(20)}
+    assert len(urls) == 20
     with pytest.raises(UserError, match="Slurm runs 15 tasks on 2 nodes"):
         place_given_by_cluster({**environment, "SLURM_STEP_NUM_TASKS": "15"})
     assert place_given_by_cluster({"SLURM_JOB_ID": "1", "SLURM_STEP_NUM_TASKS": "1"}) is None

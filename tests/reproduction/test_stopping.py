@@ -52,6 +52,6 @@ def test_a_stopped_tool_stops_its_run(mini_root, number, num_processes):
         for number_of_process in others_working_in(mini_root):
             os.kill(number_of_process, signal.SIGKILL)
         raise
-    assert process.returncode == 1
+    assert process.returncode == 75
     assert told.strip().endswith("stopped; the same command goes on from the last checkpoint")
     wait_until(lambda: not others_working_in(mini_root), 10)

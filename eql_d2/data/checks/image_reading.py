@@ -4,7 +4,6 @@ import hashlib
 import io
 import multiprocessing
 import os
-import signal
 import sys
 import warnings
 from collections import Counter
@@ -16,6 +15,7 @@ from typing import NamedTuple
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from eql_d2.child_processes import end_pool_worker_with_parent
 from eql_d2.data.pictures import is_deep
 from eql_d2.errors import UserError
 
@@ -100,7 +100,7 @@ def _in_parallel(
             return
         # Forking starts at once; elsewhere than on Linux system libraries do not survive it.
         context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-        pool = ProcessPoolExecutor(workers, context, initializer=_ignore_interrupts)
+        pool = ProcessPoolExecutor(workers, context, initializer=end_pool_worker_with_parent)
         try:
             for facts in pool.map(function, paths, chunksize=_CHUNK):
                 yield facts
@@ -111,11 +111,6 @@ def _in_parallel(
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _ignore_interrupts() -> None:
-    """Ctrl-C ends the parent, which ends the workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _digest(path: str) -> ImageFacts:

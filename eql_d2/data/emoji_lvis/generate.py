@@ -18,6 +18,7 @@ import numpy as np
 import orjson
 from tqdm import tqdm
 
+from eql_d2.child_processes import end_pool_worker_with_parent
 from eql_d2.data.emoji_lvis.glyphs import Glyph, render_glyph, select_glyphs
 from eql_d2.data.emoji_lvis.masks import encode_mask
 from eql_d2.data.emoji_lvis.plan import SPLITS, ImagePlan, SplitPlan, plan_split
@@ -235,6 +236,7 @@ _worker_painter: _Painter | None = None
 
 def _start_worker(spec: EmojiLVISSpec, glyphs: Sequence[Glyph], folder: Path) -> None:
     global _worker_painter
+    end_pool_worker_with_parent()
     cv2.setNumThreads(0)  # the processes already use all cores
     _worker_painter = _Painter(spec, glyphs, folder)
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from eql_d2.data.open_images.csv_files import Boxes, ImageLabels
 from eql_d2.data.open_images.hierarchy import Hierarchy
 from eql_d2.errors import UserError
+from eql_d2.plain_files import read_yaml
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ def borrowed_categories(path: Path, names: dict[str, str], ids: Sequence[int], t
         UserError: the file is broken, or names a class or category that there is not.
     """
     try:
-        mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
+        mapping = read_yaml(path.read_text(encoding="utf-8"), f"Class file {path}")
     except OSError as error:
         raise UserError(f"Class file {path} cannot be read ({error.strerror}); check the path.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise UserError(f"Class file {path} is not valid YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(mapping, dict) or not mapping:
         raise UserError(f"Class file {path} has no lines of the form CLASS OF OPEN IMAGES: CATEGORY.")

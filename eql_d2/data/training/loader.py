@@ -14,6 +14,7 @@ from detectron2.data.detection_utils import check_metadata_consistency
 from detectron2.utils import comm
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
+from eql_d2.child_processes import leave_stopping_to_parent
 from eql_d2.data.annotations.lvis_format import LVISDataset
 from eql_d2.data.pictures import PictureMapper
 from eql_d2.data.registration import load_dataset
@@ -94,6 +95,7 @@ class TrainLoader:
             batch_sampler=self._batches,
             num_workers=self._num_workers,
             collate_fn=list,
+            worker_init_fn=leave_stopping_to_parent,
             # The loader draws its workers' seeds from here, not from the state that the training step uses.
             generator=torch.Generator().manual_seed(0),
         )
@@ -198,5 +200,8 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Callable | None =
     mapper = NamingMapper(mapper or PictureMapper(cfg, is_train=False))
     dataset = load_dataset(dataset_name)
     if isinstance(dataset, LVISDataset) and len(dataset) and not cfg.MODEL.LOAD_PROPOSALS:
-        return build_detection_test_loader(dataset=dataset, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
-    return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        loader = build_detection_test_loader(dataset=dataset, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
+    else:
+        loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+    loader.worker_init_fn = leave_stopping_to_parent
+    return loader

@@ -17,6 +17,7 @@ from eql_d2.data.training.image_classes import ImageClasses
 from eql_d2.data.training.samplers import TrainingStream
 from eql_d2.errors import UserError
 from eql_d2.long_tail import CategoryCounts
+from eql_d2.plain_files import csv_text
 
 FILE_NAME = "sampler_classes.csv"
 GROUP_NAMES = {"r": "rare", "c": "common", "f": "frequent"}
@@ -92,7 +93,7 @@ def report_classes_shown(
 def _write_file(path: Path, shown: ClassesShown, counts: CategoryCounts) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    facts = zip(counts.category_ids, counts.names, counts.frequency_groups, strict=True)
+    facts = zip(counts.category_ids, map(csv_text, counts.names), counts.frequency_groups, strict=True)
     columns = (shown.images, shown.images_shown, shown.instances, shown.instances_shown)
     with open(partial, "w", newline="") as file:
         writer = csv.writer(file)

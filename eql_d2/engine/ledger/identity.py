@@ -12,7 +12,16 @@ from detectron2.config import CfgNode
 import eql_d2.config  # as a module: it imports engine/config.py, and thereby this package
 
 # What may differ between two runs of one row of a table: places, the machine and the seed.
-NOT_IN_HASH = ("OUTPUT_DIR", "SEED", "VERSION", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "ENGINE.CPU_THREADS")
+NOT_IN_HASH = (
+    "OUTPUT_DIR",
+    "SEED",
+    "VERSION",
+    "MODEL.DEVICE",
+    "DATALOADER.NUM_WORKERS",
+    "ENGINE.CPU_THREADS",
+    "ENGINE.COLLECTIVE_TIMEOUT",
+    "ENGINE.STOP_GRACE",
+)
 # Files, of which the folder may differ.
 FILES_IN_CONFIG = ("MODEL.WEIGHTS", "MODEL.LONG_TAIL.CATEGORY_COUNTS", "DATASETS.CUSTOM_FILE")
 FILES_OF_DATASET = ("annotations", "images", "ignore_regions")

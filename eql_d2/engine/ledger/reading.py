@@ -62,7 +62,7 @@ def read_entry(path: str | Path) -> dict[str, Any]:
         entry = json.loads(path.read_bytes())
     except OSError as error:
         raise UserError(f"Ledger entry {path} cannot be read ({error.strerror}); check the path.") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"Ledger entry {path} is not JSON or cut short; run that row again.") from None
     if not isinstance(entry, dict) or "version" not in entry:
         raise UserError(f"{path} is no ledger entry; it has no version.")
@@ -73,7 +73,11 @@ def read_entry(path: str | Path) -> dict[str, Any]:
         )
     if isinstance(entry.get("classes"), dict):  # as columns, see write_entry
         columns = entry["classes"]
-        entry["classes"] = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        try:
+            rows = zip(*columns.values(), strict=True)
+            entry["classes"] = [dict(zip(columns, values, strict=True)) for values in rows]
+        except (TypeError, ValueError):
+            raise UserError(f"Ledger entry {path} has classes of different lengths; run that row again.") from None
     for key, kind in FIELDS.items():
         if not isinstance(entry.get(key), kind):
             raise UserError(f"Ledger entry {path} has no {key} of type {kind.__name__}; run that row again.")

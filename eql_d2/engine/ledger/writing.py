@@ -196,9 +196,9 @@ def training_curve(metrics_file: Path) -> dict[str, list[float | None]]:
     for line in metrics_file.read_text().splitlines() if metrics_file.exists() else ():
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:  # the last line of a run that was killed while writing
+        except (ValueError, RecursionError):  # the last line of a run that was killed while writing
             continue
-        if "total_loss" in record:
+        if isinstance(record, dict) and "total_loss" in record and isinstance(record.get("iteration"), int):
             by_iteration[record["iteration"]] = record
     iterations = sorted(by_iteration)
     if len(iterations) > CURVE_POINTS:

@@ -14,6 +14,7 @@ from eql_d2.evaluation.metrics.engines import AP_NAMES, COCO_METRIC_NAMES, METRI
 from eql_d2.evaluation.metrics.fixed_ap import FixedAP
 from eql_d2.evaluation.metrics.ground_truth import GroundTruth, Records
 from eql_d2.evaluation.metrics.references import OfficialEngine, PycocotoolsEngine
+from eql_d2.plain_files import csv_text
 
 LVIS_MAX_DETECTIONS = 300
 
@@ -159,4 +160,4 @@ def write_class_ap(path: Path, ground_truth: GroundTruth, class_ap: dict[str, np
         writer.writerow(["category_id", "name", "frequency", *class_ap])
         for index, category in enumerate(ground_truth.categories):
             values = [f"{100 * column[index]:.4f}" for column in class_ap.values()]
-            writer.writerow([category["id"], category["name"], category["frequency"], *values])
+            writer.writerow([category["id"], csv_text(category["name"]), category["frequency"], *values])

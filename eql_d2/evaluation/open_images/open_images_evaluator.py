@@ -17,6 +17,7 @@ from eql_d2.evaluation.open_images.metric import OpenImagesMetric, group_means, 
 from eql_d2.evaluation.open_images.truth import OpenImagesTruth
 from eql_d2.evaluation.results.parts import ResultParts
 from eql_d2.long_tail import CategoryCounts
+from eql_d2.plain_files import csv_text
 
 logger = logging.getLogger(__name__)
 
@@ -144,6 +145,6 @@ def write_class_ap(
             writer.writerow(["category_id", "label", "name", "training_instances", "AP50"])
             for category, count, ap in zip(truth.categories, counts, class_ap, strict=True):
                 label = label_of_category(category)
-                writer.writerow([category["id"], label, category["name"], count, f"{100 * ap:.4f}"])
+                writer.writerow([category["id"], csv_text(label), csv_text(category["name"]), count, f"{100 * ap:.4f}"])
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); set another folder.") from None
