@@ -14,6 +14,9 @@ from eql_d2.data.annotations.lvis_format import chosen_categories
 from eql_d2.errors import UserError
 from eql_d2.long_tail import LVIS_COUNT_FILES, LVIS_DATASETS, CategoryCounts, FrequencyThresholds, read_count_file
 
+ONE_STAGE = ("RetinaNet", "LongTailRetinaNet", "LongTailFCOS")
+"""Values of ``MODEL.META_ARCHITECTURE`` whose classes ``MODEL.RETINANET.NUM_CLASSES`` counts."""
+
 
 def category_counts(cfg: CfgNode, check_classes: bool = True) -> CategoryCounts:
     """The category counts of a config's training data.
@@ -109,6 +112,8 @@ def num_classes_of_model(cfg: CfgNode) -> tuple[str, int]:
     """The number of classes that the config's model tells apart, and the key that says it."""
     if cfg.MODEL.META_ARCHITECTURE == "ImageClassifier":
         return "MODEL.CLASSIFIER.NUM_CLASSES", cfg.MODEL.CLASSIFIER.NUM_CLASSES
+    if cfg.MODEL.META_ARCHITECTURE in ONE_STAGE:
+        return "MODEL.RETINANET.NUM_CLASSES", cfg.MODEL.RETINANET.NUM_CLASSES
     return "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS.NUM_CLASSES
 
 

@@ -33,6 +33,7 @@ def _tail_threshold(cfg: CfgNode, counts: CategoryCounts) -> float:
 
 AUTO_KEYS: dict[str, Callable[[CfgNode, CategoryCounts], Any]] = {
     "MODEL.ROI_HEADS.NUM_CLASSES": lambda cfg, counts: counts.num_classes,
+    "MODEL.RETINANET.NUM_CLASSES": lambda cfg, counts: counts.num_classes,
     "MODEL.CLASSIFIER.NUM_CLASSES": lambda cfg, counts: counts.num_classes,
     "MODEL.LONG_TAIL.FREQUENCY_THRESHOLDS": lambda cfg, counts: dataclasses.astuple(
         quantile_thresholds(counts.image_counts)
@@ -47,7 +48,10 @@ AUTO_KEYS: dict[str, Callable[[CfgNode, CategoryCounts], Any]] = {
 }
 """Keys that may say "auto", and how the value follows from the category counts."""
 
-FROM_CLASSES_ALONE = ("MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.CLASSIFIER.NUM_CLASSES", "MODEL.LONG_TAIL.PRIOR_PROB")
+FROM_CLASSES_ALONE = (
+    *(f"MODEL.{node}.NUM_CLASSES" for node in ("ROI_HEADS", "RETINANET", "CLASSIFIER")),
+    "MODEL.LONG_TAIL.PRIOR_PROB",
+)
 """Those whose value needs no annotation."""
 
 

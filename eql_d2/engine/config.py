@@ -39,7 +39,7 @@ def add_engine_config(cfg: CfgNode) -> None:
     # The share in (0, 1) of all class images that belongs to tail classes, from which a LAMBDA of auto follows. With
     # 0.09 it is EQL's own threshold on LVIS v0.5.
     cfg.MODEL.LONG_TAIL.TAIL_RATIO = 0.09
-    # Keys that say auto, to be settled when the training data are known. They may be: MODEL.ROI_HEADS.NUM_CLASSES,
-    # MODEL.CLASSIFIER.NUM_CLASSES, and of this node PRIOR_PROB, EQL.LAMBDA, SEQL.LAMBDA, DROP_LOSS.LAMBDA and
+    # Keys that say auto, to be settled when the training data are known. They may be: NUM_CLASSES of MODEL.ROI_HEADS,
+    # MODEL.RETINANET and MODEL.CLASSIFIER, and of this node PRIOR_PROB, EQL.LAMBDA, SEQL.LAMBDA, DROP_LOSS.LAMBDA and
     # BAGS.BIN_EDGES. Noted by what reads a config.
     cfg.MODEL.LONG_TAIL.AUTO = ()

@@ -22,7 +22,7 @@ from detectron2.utils.logger import setup_logger
 from fvcore.common.config import BASE_KEY
 
 import eql_d2.config  # as a module: it imports engine/config.py, and thereby this package
-from eql_d2.data.category_counts import no_instances_error
+from eql_d2.data.category_counts import no_instances_error, num_classes_of_model
 from eql_d2.data.checks.before_start import check_dataset, without_masks
 from eql_d2.data.checks.split_findings import first_difference
 from eql_d2.data.registration import register_datasets, set_class_metadata
@@ -287,10 +287,10 @@ def check_datasets_by_name(cfg: CfgNode, eval_only: bool) -> None:
         set_class_metadata(name)
     check_same_classes(names)
     classes = MetadataCatalog.get(names[0]).get("thing_classes", ()) if names else ()
-    if names and len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+    key, num_classes = num_classes_of_model(cfg)
+    if names and len(classes) != num_classes:
         raise UserError(
-            f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but dataset {names[0]} has "
-            f"{len(classes)} classes; set it to {len(classes)}."
+            f"{key} is {num_classes}, but dataset {names[0]} has {len(classes)} classes; set it to {len(classes)}."
         )
     for name in names:
         evaluated = name in cfg.DATASETS.TEST

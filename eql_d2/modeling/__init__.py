@@ -4,6 +4,7 @@ Each method's box predictor is here by its name, as ``EQLPredictor``.
 """
 
 from eql_d2.modeling.box_predictor import BOX_PREDICTOR_REGISTRY, LongTailPredictor
+from eql_d2.modeling.dense_detectors import LongTailRetinaNet
 from eql_d2.modeling.mask_head import (
     AveragedMaskHeads,
     NormedMaskRCNNConvUpsampleHead,
@@ -23,6 +24,7 @@ __all__ = [
     "LongTailRCNNWithTTA",
     "LongTailROIHeads",
     "LongTailRPN",
+    "LongTailRetinaNet",
     "NormedConv2d",
     "NormedLinear",
     "NormedMaskRCNNConvUpsampleHead",

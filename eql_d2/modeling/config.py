@@ -50,6 +50,10 @@ def add_modeling_config(cfg: CfgNode) -> None:
     # no class names count as COCO's (80 classes) or LVIS's (1203 or 1230).
     cfg.MODEL.WEIGHTS_MATCH_CLASSES = False
 
+    # The classification loss of MODEL.META_ARCHITECTURE LongTailRetinaNet, by its method's name: focal, efl, eqfl, eql,
+    # sigmoid and others with one logit a class.
+    cfg.MODEL.RETINANET.LOSS = "focal"
+
     cfg.MODEL.LONG_TAIL = CfgNode()
     # Share of each class that a sigmoid classifier predicts at the start of training. Detectron2's own sigmoid
     # classifier (USE_SIGMOID_CE, federated loss) starts with biases of 0, which is 0.5 here; CenterNet2's with 0.01.

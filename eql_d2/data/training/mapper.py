@@ -10,6 +10,7 @@ from detectron2.structures import Boxes, BoxMode
 from torch import Tensor
 
 from eql_d2.data.annotations.rules import is_region
+from eql_d2.data.category_counts import num_classes_of_model
 from eql_d2.data.pictures import PictureMapper
 from eql_d2.data.training.image_targets import ImageTargets
 from eql_d2.errors import UserError
@@ -48,7 +49,7 @@ class LongTailMapper(PictureMapper):
         return {
             **super().from_config(cfg, is_train),
             "image_level_labels": cfg.MODEL.LONG_TAIL.IMAGE_LEVEL_LABELS,
-            "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            "num_classes": num_classes_of_model(cfg)[1],
         }
 
     def _transform_annotations(self, dataset_dict: DatasetDict, transforms: Any, image_shape: tuple[int, int]) -> None:
