@@ -36,6 +36,7 @@ SECTIONS = (
     "What differs from the first code",
     "Cost here",
 )
+OF_MANY_METHODS = ("seql", "comparisons", "newer_losses", "calibration", "one_stage")
 CODE_SPAN = re.compile(r"`([^`\n]+)`")
 CONFIG_KEY = re.compile(r"(?:[A-Z][A-Z0-9_]+\.)+[A-Za-z0-9_]+")
 SLURM_AND_TORCHRUN = ("srun", "torchrun")
@@ -73,7 +74,7 @@ def test_the_index_names_every_page():
 @of_page(PAGES)
 def test_pages_are_short_and_speak_of_the_project_alone(page):
     lines = page.read_text().splitlines()
-    assert len(lines) <= 150
+    assert len(lines) <= 150 or page.name == "config.md"  # which is made from the code
     breakable = [re.sub(r"\(https://\S+\)", "", line) for line in lines if not line.startswith(("|", "$$"))]
     assert max(len(line) for line in breakable) <= 120
     assert not re.search(r"/work/|/tmp/|/home/", page.read_text())
@@ -88,7 +89,7 @@ def test_links_to_files_resolve(page):
     assert targets
 
 
-@of_page([page for page in METHODS if page.stem not in ("seql", "comparisons", "newer_losses", "calibration", "one_stage")])
+@of_page([page for page in METHODS if page.stem not in OF_MANY_METHODS])
 def test_method_pages_have_the_same_sections(page):
     assert tuple(re.findall(r"^## (.+)$", page.read_text(), flags=re.MULTILINE)) == SECTIONS
     idea = page.read_text().partition("## The idea\n")[2].partition("\n\n")[0]

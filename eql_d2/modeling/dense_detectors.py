@@ -120,11 +120,9 @@ class LongTailRetinaNet(RetinaNet):
         if asks_for(self.loss, "quality"):
             is_positive = gt_classes < self.num_classes
             quality = torch.zeros(len(gt_classes), device=gt_classes.device)
+            deltas, boxes, targets = of_positives
             quality[is_positive] = overlap_of_predictions(
-                *(tensor.detach() for tensor in of_positives),
-                gt_classes[is_positive],
-                self.box2box_transform,
-                self.num_classes,
+                deltas.detach(), boxes, targets, gt_classes[is_positive], self.box2box_transform, self.num_classes
             )
             labels["quality"] = quality
         if asks_for(self.loss, "normalizer"):
