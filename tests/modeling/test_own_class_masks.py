@@ -1,6 +1,7 @@
 """Masks of each RoI's own class: what Detectron2 computes with all classes, without computing it."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -24,7 +25,10 @@ from eql_d2.modeling import (
     NormedMaskRCNNConvUpsampleHead,
     OwnClassMaskRCNNConvUpsampleHead,
 )
+from eql_d2.modeling.detector_export import trace
 from tests.conftest import ROOT
+from tests.modeling.test_detector_export import assert_bit_equal, detector
+from tools.export_model import noise
 
 K, CHANNELS, SIZE = 7, 5, 4
 IMAGE = (20, 24)
@@ -234,3 +238,12 @@ def test_configs_use_it(config, expected):
     assert type(head) is expected and head.own_class_only
     assert head.predictor.out_channels == cfg.MODEL.ROI_HEADS.NUM_CLASSES > 1000
     assert cfg == before
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="PyTorch has no TorchScript here")
+@pytest.mark.parametrize("name", ["MaskRCNNConvUpsampleHead", "NormedMaskRCNNConvUpsampleHead"])
+def test_traced(name):
+    """On images with other detections, and other numbers of them, than the traced one."""
+    keys = ("MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", False, "MODEL.ROI_MASK_HEAD.NAME", name)
+    model = detector("SoftmaxPredictor", *keys)
+    assert_bit_equal(model, trace(model, noise(96, 96, 0)), 6)
