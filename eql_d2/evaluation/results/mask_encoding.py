@@ -99,7 +99,7 @@ class _Pasting:
     Two toggles in one place cancel, which joins runs of neighbouring columns that meet at the picture's bottom and top.
 
     Cell j of a column, 0 <= j <= M, lies between rows j - 1 and j of the RoI mask; rows -1 and M are the zeros around
-    it. C is the number of columns of all boxes.
+    it. C is the number of columns of all boxes, whose cells are counted through in steps of M + 2.
 
     Args:
         masks: (n, M, M).
@@ -130,7 +130,7 @@ class _Pasting:
         self._values = self._interpolated(np.clip(place, 0, self._side + 1))
 
     def _interpolated(self, place: np.ndarray) -> np.ndarray:
-        """(C, M + 2): the RoI masks' rows at each column less the threshold.
+        """(C * (M + 2),): the RoI masks' rows at each column less the threshold.
 
         Args:
             place: (C,) of a column in its RoI mask, in [0, M + 1]; 0 and M + 1 are in the zeros around it.
@@ -145,17 +145,18 @@ class _Pasting:
         following *= weight
         values += following
         values -= padded.dtype.type(self._threshold)
-        return values
+        return values.ravel()
 
     def encodings(self) -> np.ndarray:
         """Of each mask ``size`` and ``counts`` (bytes)."""
         is_inside = self._values >= 0
-        crossed = is_inside[:, 1:] != is_inside[:, :-1]
+        # From one column to the next it goes from zeros to zeros.
+        crossed = is_inside[1:] != is_inside[:-1]
         cells = np.flatnonzero(crossed)
-        columns = cells // (self._side + 1)
+        columns = cells // (self._side + 2)
         start, slope, cell_height = self._course(cells, columns)
         turn = start / -slope
-        turn += cells - columns * (self._side + 1)
+        turn += cells - columns * (self._side + 2)
         turn *= cell_height
         turn += self._row_of_start[columns]
         row = np.ceil(turn)
@@ -168,19 +169,18 @@ class _Pasting:
         cells, row = cells[unsure], row[unsure]
         is_near = np.abs(self._values) <= self._eps
         if is_near.any():
-            touched = np.flatnonzero((is_near[:, 1:] | is_near[:, :-1]) & ~crossed)
+            touched = np.flatnonzero((is_near[1:] | is_near[:-1]) & ~crossed)
             cells = np.concatenate([cells, touched])
             row = np.concatenate([row, np.full(len(touched), self._height)])
         if len(cells):
-            corrections = self._corrections(cells, row, is_inside[:, :-1].ravel()[cells])
+            corrections = self._corrections(cells, row, is_inside[cells])
             toggles = np.insert(toggles, np.searchsorted(toggles, corrections), corrections)
         return self._encoded(toggles)
 
     def _course(self, cells: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of cells, counted through, the value at their start, its change to their end, and their height in pixels."""
-        index = cells + columns  # a column has a value more than it has cells
-        start = self._values.take(index).astype(np.float64)
-        return start, self._values.take(index + 1) - start, self._cell_height[columns]
+        start = self._values.take(cells).astype(np.float64)
+        return start, self._values.take(cells + 1) - start, self._cell_height[columns]
 
     def _corrections(self, cells: np.ndarray, turn: np.ndarray, inside: np.ndarray) -> np.ndarray:
         """Toggles, sorted, of pixels near the threshold that PyTorch's interpolation puts on its other side.
@@ -190,13 +190,13 @@ class _Pasting:
             turn: (n,) row from which on pixels of the cell are taken for the opposite of ``inside``.
             inside: (n,) bool.
         """
-        columns = cells // (self._side + 1)
+        columns = cells // (self._side + 2)
         start, slope, cell_height = self._course(cells, columns)
         slope[slope == 0] = np.finfo(np.float64).tiny
         with np.errstate(over="ignore"):
             near = np.clip(np.sort((np.array([[-self._eps], [self._eps]]) - start) / slope, axis=0), 0, 1)
         # Of the rows from the cell's first to the next one's, those in between.
-        cell = cells - columns * (self._side + 1)
+        cell = cells - columns * (self._side + 2)
         bounds = (cell + np.stack([np.zeros(len(cells)), *near, np.ones(len(cells))])) * cell_height
         bounds = bounds + self._row_of_start[columns]
         bounds = np.ceil(bounds + np.array([[0], [-1e-6], [1 + 1e-6], [0]])).astype(np.int64)
