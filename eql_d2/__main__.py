@@ -14,6 +14,7 @@ VERBS = {
     "predict": "predict",
     "export": "export_model",
     "check": "check_dataset",
+    "new": "start_project",
     "samples": "show_samples",
     "ensemble": "ensemble",
     "report": "report",

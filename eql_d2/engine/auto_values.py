@@ -98,8 +98,8 @@ def resolve_auto_values(cfg: CfgNode) -> list[str]:
     unused = {key: reason for key in keys if (reason := _why_unused(cfg, key))}
     counts = category_counts(cfg, check_classes=False)
     for key in keys:
-        if key in unused:
-            continue
+        if key in unused and not sum(counts.instance_counts):
+            continue  # its value stays
         if key not in FROM_CLASSES_ALONE and not sum(counts.instance_counts):
             source = cfg.MODEL.LONG_TAIL.CATEGORY_COUNTS
             raise (None if source else no_instances_error(cfg.DATASETS.TRAIN)) or UserError(
@@ -110,7 +110,7 @@ def resolve_auto_values(cfg: CfgNode) -> list[str]:
 
 
 def _why_unused(cfg: CfgNode, key: str) -> str | None:
-    """The sentence for a key of a method that the config does not use; its value stays."""
+    """The sentence for a key of a method that the config does not use."""
     node = key.removeprefix("MODEL.LONG_TAIL.").split(".")[0]
     if node.lower() not in METHODS:
         return None
@@ -122,9 +122,7 @@ def _why_unused(cfg: CfgNode, key: str) -> str | None:
         if predictor is None:  # building the model will name it
             return None
         used = getattr(predictor, "config_node", None)
-    return (
-        None if used == node else f"{key} auto: not used by {user}, so that it stays {_node_of(cfg, key)[_last(key)]}"
-    )
+    return None if used == node else f"{key} auto: not used by {user}"
 
 
 def _told(cfg: CfgNode, key: str, counts: CategoryCounts) -> str:

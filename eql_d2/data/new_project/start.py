@@ -1,0 +1,225 @@
+"""The guided start: looks at the data as the doctor does, and writes a config that trains."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from eql_d2.data.annotations.cache import PackedAnnotations, open_annotations
+from eql_d2.data.annotations.findings import Finding
+from eql_d2.data.category_counts import count_annotations
+from eql_d2.data.checks.doctor import DatasetCheck, examine_dataset
+from eql_d2.data.new_project.choices import Method, Schedule, Sizes, method_of, schedule_of, sizes_of
+from eql_d2.data.new_project.splitting import split_by_image
+from eql_d2.data.new_project.tool_formats import coco_file
+from eql_d2.errors import UserError
+from eql_d2.package_files import configs_folder
+
+PRETRAINED = ("coco", "imagenet", "none")
+_WEIGHTS = {
+    ("coco", True): "detectron2://COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x/137849600/model_final_f10217.pkl",
+    ("coco", False): "detectron2://COCO-Detection/faster_rcnn_R_50_FPN_3x/137849458/model_final_280758.pkl",
+    ("imagenet", True): "detectron2://ImageNetPretrained/MSRA/R-50.pkl",
+    ("imagenet", False): "detectron2://ImageNetPretrained/MSRA/R-50.pkl",
+    ("none", True): "",
+    ("none", False): "",
+}
+_WHY = {
+    "coco": "a detector of COCO's 80 classes: the best start for photographs of everyday things, and a good one for\n"
+    "  # others; classes of the same name keep their weights",
+    "imagenet": "a classifier of ImageNet: for pictures unlike COCO's, or where its licence does not serve",
+    "none": "nothing: from scratch, which needs far more pictures and iterations",
+}
+
+
+@dataclass(frozen=True)
+class NewProject:
+    """What :func:`start_project` has written.
+
+    Attributes:
+        config_file: the config.
+        check: what the doctor found.
+        sentences: what was decided and why, for a person.
+    """
+
+    config_file: Path
+    check: DatasetCheck
+    sentences: tuple[str, ...]
+
+
+def start_project(
+    annotations: str | Path,
+    images: str | Path | None = None,
+    output: str | Path = "project",
+    *,
+    val: str | Path | None = None,
+    val_images: str | Path | None = None,
+    name: str = "my",
+    pretrained: str = "coco",
+    epochs: int | None = None,
+    batch: int = 4,
+    val_share: float = 0.2,
+    group_by: str | None = None,
+    seed: int = 0,
+    ignore_defects: bool = False,
+    decode: bool = True,
+) -> NewProject:
+    """Write a commented config for a dataset, and annotation files of a split where there is only one.
+
+    Args:
+        annotations: a JSON file in the COCO or LVIS format, or a folder of another tool (see :func:`coco_file`).
+        images: folder of the images; None where an export has them in its own place.
+        output: folder to write into; it must not hold a config yet.
+        val: annotation file of a validation set; None splits the one file.
+        val_images: folder of its images; None takes ``images``.
+        name: of the datasets, as NAME_train and NAME_val.
+        pretrained: one of :data:`PRETRAINED`.
+        epochs: as of :func:`schedule_of`.
+        batch: images an iteration.
+        val_share: share of the images that validate, where there is only one file.
+        group_by: as of :func:`split_by_image`.
+        seed: of the split.
+        ignore_defects: leave defective entries out, as the run will, instead of raising an error.
+        decode: read every image, not only look for it.
+
+    Raises:
+        UserError: a file is missing, the data have defects or no object, or the output cannot be written.
+    """
+    output = Path(output)
+    config_file = output / f"{name}.yaml"
+    if pretrained not in PRETRAINED:
+        raise UserError(f"--pretrained is {pretrained!r}; it must be one of {', '.join(PRETRAINED)}.")
+    if batch < 1 or (epochs is not None and epochs < 1):
+        raise UserError(f"--batch is {batch} and --epochs {epochs}; both must be at least 1.")
+    if config_file.exists():
+        raise UserError(f"{config_file} is there already; name another --output or --name.")
+    train_file, found = coco_file(Path(annotations), images and Path(images), output / "annotations.json")
+    image_folder = found or train_file.parent
+    check = examine_dataset(
+        train_file,
+        image_folder,
+        val_annotation_file=val,
+        val_image_root=val_images or image_folder,
+        decode=decode,
+    )
+    if check.num_defects and not ignore_defects:
+        where, first = next((w, f) for w, f in check.findings if f.level == "defect")
+        raise UserError(
+            f"{check.num_defects} kinds of defect, such as, in the {where} set: {first}; tools/check_dataset.py lists "
+            "them all, and --ignore leaves such entries out."
+        )
+    sentences = [f"{where}: {finding}" for where, finding in check.findings]
+    whole = open_annotations(train_file)
+    val_file = None if val is None else Path(val)
+    if val_file is None:
+        split = split_by_image(whole, output, val_share, seed, group_by)
+        train_file, val_file = split.train, split.val
+        sentences.append(split.sentence)
+    train = open_annotations(train_file)
+    counts = count_annotations(str(train_file))
+    if not counts.num_images:
+        raise UserError(f"{train_file} has no annotated image; there is nothing to train on.")
+    masks = _has_masks(train)
+    schedule, sizes, method = schedule_of(counts.num_images, batch, epochs), sizes_of(train), method_of(counts)
+    sentences += [
+        f"{'Masks and boxes' if masks else 'Boxes'} of {counts.num_classes} classes in {counts.num_images} images",
+        f"{method.predictor} with {method.sampler}: {method.reason}",
+        f"{schedule.epochs} epochs of {schedule.batch} images an iteration: {schedule.iterations} iterations",
+        f"Pictures of {sizes.shortest} pixels: {sizes.reason}",
+    ]
+    sets = [
+        (f"{name}_train", train_file, image_folder),
+        (f"{name}_val", val_file, Path(val_images) if val_images else image_folder),
+    ]
+    text = _config_text(
+        name, output, sets, train, schedule, sizes, method, masks=masks, pretrained=pretrained, ignore=ignore_defects
+    )
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        config_file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--output {output} cannot be written ({error.strerror}); name another.") from None
+    return NewProject(config_file, check, tuple(sentences))
+
+
+def _has_masks(annotations: PackedAnnotations) -> bool:
+    """Whether at least half of the annotations have a mask."""
+    findings: tuple[Finding, ...] = annotations.findings
+    without = next((f.count for f in findings if f.kind == "annotation without segmentation"), 0)
+    return 2 * without <= len(annotations.categories)
+
+
+def _config_text(
+    name: str,
+    output: Path,
+    sets: list[tuple[str, Path, Path]],
+    annotations: PackedAnnotations,
+    schedule: Schedule,
+    sizes: Sizes,
+    method: Method,
+    *,
+    masks: bool,
+    pretrained: str,
+    ignore: bool,
+) -> str:
+    base = configs_folder() / "photographs" / ("mask_rcnn_R50_FPN.yaml" if masks else "faster_rcnn_R50_FPN.yaml")
+    form = "lvis" if annotations.federated else "coco"
+    entries = "\n".join(
+        f"    - {{name: {of_set}, annotations: {_path(file, output)}, images: {_path(folder, output)}, format: {form}}}"
+        for of_set, file, folder in sets
+    )
+    anchors = ", ".join(f"[{side}]" for side in sizes.anchors)
+    shorter = [round(sizes.shortest * share / 32) * 32 for share in (0.8, 0.9, 1.0)]
+    weights = _WEIGHTS[pretrained, masks]
+    return f"""# A detector for {name}, written by tools/start_project.py. Paths are relative to this file.
+#   train     python tools/train_net.py --config-file {output / f"{name}.yaml"}
+#   go on     the same with --resume; on a machine without GPU add MODEL.DEVICE cpu
+#   results   OUTPUT_DIR/inference: AP of boxes{" and masks" if masks else ""}, and of every class as a table
+#   pictures  python tools/predict.py PICTURES --weights OUTPUT_DIR/model_best.pth --output found
+_BASE_: {base}
+DATASETS:
+  CUSTOM:
+{entries}
+  TRAIN: ("{sets[0][0]}",)
+  TEST: ("{sets[1][0]}",)
+  IGNORE_DEFECTS: {ignore}
+MODEL:
+  # The start is {_WHY[pretrained]}.
+  WEIGHTS: "{weights}"
+  WEIGHTS_MATCH_CLASSES: {pretrained == "coco"}
+  ANCHOR_GENERATOR:
+    SIZES: [{anchors}]  # sides in pixels, a level each
+  ROI_HEADS:
+    NUM_CLASSES: auto  # as many as the training data has
+  ROI_BOX_HEAD:
+    # Because {method.reason}.
+    PREDICTOR: {method.predictor}
+  LONG_TAIL:
+    FREQUENCY_THRESHOLDS: auto  # LVIS's 10 and 100 images, or thirds of the classes where none is rare by them
+DATALOADER:
+  SAMPLER_TRAIN: {method.sampler}
+  REPEAT_THRESHOLD: {method.repeat_threshold}  # classes in a smaller share of the images are shown more often
+INPUT:
+  # {sizes.reason[0].upper() + sizes.reason[1:]}.
+  MIN_SIZE_TRAIN: ({", ".join(map(str, shorter))})
+  MAX_SIZE_TRAIN: {sizes.longest}
+  MIN_SIZE_TEST: {sizes.shortest}
+  MAX_SIZE_TEST: {sizes.longest}
+SOLVER:
+  IMS_PER_BATCH: {schedule.batch}  # halve it, and BASE_LR with it, where memory does not suffice
+  BASE_LR: {schedule.base_lr}  # linear rule: 0.02 for 16 images
+  MAX_ITER: {schedule.iterations}  # {schedule.epochs} epochs
+  STEPS: {schedule.steps}
+  WARMUP_ITERS: {schedule.warmup}
+  CHECKPOINT_PERIOD: {schedule.period}
+  MAX_CHECKPOINTS: 2  # the newest, beside the best and the last: a limit for the disk
+  BEST_METRIC: {"segm/AP" if masks else "bbox/AP"}  # model_best.pth is the checkpoint with the highest
+TEST:
+  EVAL_PERIOD: {schedule.period}  # every epoch, or 25 times in all
+OUTPUT_DIR: output/{name}
+"""
+
+
+def _path(path: Path, folder: Path) -> str:
+    """A path from a folder, in quotes where YAML needs them."""
+    relative = os.path.relpath(path, folder)
+    return relative if all(c.isalnum() or c in "/._-" for c in relative) else "'" + relative.replace("'", "''") + "'"
