@@ -20,12 +20,14 @@ Examples:
 """
 
 import argparse
+import dataclasses
 import errno
 import logging
 import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from tabulate import tabulate
@@ -34,6 +36,7 @@ from eql_d2.analysis.dataset_report import dataset_page, scope, verdict
 from eql_d2.config import get_eql_d2_config
 from eql_d2.data.checks.doctor import DatasetCheck, examine_dataset
 from eql_d2.errors import UserError
+from eql_d2.long_tail import FrequencyThresholds
 
 NOT_CHECKED = 2
 NARROWEST_SENTENCE = 30
@@ -55,6 +58,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--images-outside", action="store_true", help="images may lie outside their folder (DATASETS.IMAGES_OUTSIDE)"
     )
     parser.add_argument("--workers", type=int, help="processes that read images (default: one a CPU)")
+    parser.add_argument(
+        "--thresholds",
+        nargs=2,
+        type=int,
+        metavar=("RARE", "COMMON"),
+        help="most training images of a rare and of a common class (default: LVIS's 10 and 100)",
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="the page (default: ./NAME_report.html)")
     args = parser.parse_args(argv)
     if args.workers is not None and args.workers < 1:
@@ -79,6 +89,8 @@ def main(argv: list[str] | None = None) -> int:
         workers=args.workers,
         images_outside=args.images_outside,
     )
+    if args.thresholds:
+        use_thresholds(check, args.thresholds)
     print("\n".join(scope(check)))
     if check.findings:
         print(f"\n{findings_table(check)}")
@@ -86,6 +98,20 @@ def main(argv: list[str] | None = None) -> int:
     output.write_text(dataset_page(check, get_eql_d2_config().MODEL.LONG_TAIL.BAGS.BIN_EDGES), encoding="utf-8")
     print(f"Page: {output}")
     return 1 if check.num_defects else 0
+
+
+def use_thresholds(check: DatasetCheck, thresholds: Sequence[int]) -> None:
+    """Give the sets of a check other thresholds of the groups rare, common and frequent.
+
+    Raises:
+        UserError: they are out of order.
+    """
+    try:
+        chosen = FrequencyThresholds(*thresholds)
+    except ValueError as error:
+        raise UserError(f"--thresholds: {error}") from None
+    for part in check.sets:
+        part.counts = part.counts and dataclasses.replace(part.counts, thresholds=chosen)
 
 
 def findings_table(check: DatasetCheck) -> str:

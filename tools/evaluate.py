@@ -48,6 +48,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     counts = parser.add_mutually_exclusive_group()
     counts.add_argument("--train-annotations", help="annotation file whose image counts make the groups r, c, f")
     counts.add_argument("--category-counts", help="file of such counts, in the form of datasets/metadata")
+    parser.add_argument(
+        "--thresholds",
+        nargs=2,
+        type=int,
+        metavar=("RARE", "COMMON"),
+        help="most training images of a rare and of a common class (default: LVIS's 10 and 100)",
+    )
     parser.add_argument("--fixed-ap", action="store_true", help="also AP-fixed: 10,000 detections of each class")
     parser.add_argument(
         "--engine",
@@ -89,6 +96,7 @@ def _metrics(args: argparse.Namespace) -> dict[str, dict[str, float]]:
         rules=args.rules,
         train_annotations=args.train_annotations,
         category_counts=args.category_counts,
+        thresholds=args.thresholds,
         fixed_ap=args.fixed_ap,
         class_ap_folder=args.per_class,
     )

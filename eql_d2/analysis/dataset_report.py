@@ -6,13 +6,19 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import torch
+
+from eql_d2.analysis.dataset_classes import SORTING, STYLE, class_table, object_sizes, size_picture
 from eql_d2.analysis.dataset_numbers import by_frequency, instance_bins, tail_rows
 from eql_d2.analysis.dataset_pictures import long_tail_picture, tail_ratio_picture
 from eql_d2.analysis.page import html_page, html_table
 from eql_d2.data.checks.doctor import CheckedSet, DatasetCheck
-from eql_d2.long_tail import CategoryCounts
+from eql_d2.data.new_project.choices import method_of
+from eql_d2.long_tail import CategoryCounts, lambda_for_tail_ratio, quantile_bin_edges, quantile_thresholds
 
 _SHOWN = 15
+_AUTO_TAIL_RATIO = 0.09  # default of MODEL.LONG_TAIL.TAIL_RATIO
 
 
 def dataset_page(check: DatasetCheck, bin_edges: Sequence[int] = (10, 100, 1000)) -> str:
@@ -28,11 +34,15 @@ def dataset_page(check: DatasetCheck, bin_edges: Sequence[int] = (10, 100, 1000)
     readable = [part for part in check.sets if part.counts is not None]
     if readable:
         parts += ["<h2>Numbers</h2>", _numbers(readable)]
+    if train.counts is not None and len(object_sizes(train)):
+        parts += [_sizes(train)]
     if train.counts is not None and any(train.counts.image_counts):
         parts += [_long_tail(train.counts), _bins(train.counts, bin_edges), _extremes(train.counts)]
+        parts += [_suggestions(train.counts), "<h2>All classes</h2>", class_table(train, check.sets[1:])]
     for part in readable:
         parts.append(_empty_classes(part))
-    return html_page(f"{train.annotation_file.name}: dataset check", parts, "tools/check_dataset.py")
+    title = f"{train.annotation_file.name}: dataset check"
+    return html_page(title, parts, "tools/check_dataset.py", style=STYLE, script=SORTING)
 
 
 def verdict(check: DatasetCheck) -> str:
@@ -90,18 +100,21 @@ def _findings(check: DatasetCheck) -> str:
 
 
 def _numbers(sets: Sequence[CheckedSet]) -> str:
-    columns = [_facts_of(part) for part in sets]
+    _, train = sets[0].readable
+    columns = [_facts_of(part, train) for part in sets]
     rows = [[label, *(column[label] for column in columns)] for label in columns[0]]
     headers = ["", *(part.name for part in sets)] if len(sets) > 1 else ["", ""]
     note = '<p class="soft">Records with a defect are left out of all numbers.</p>'
     return html_table(headers, rows, numbers=range(1, len(headers))) + note
 
 
-def _facts_of(part: CheckedSet) -> dict[str, Any]:
+def _facts_of(part: CheckedSet, train: CategoryCounts) -> dict[str, Any]:
+    """The facts of a set, its classes in the groups of the training set."""
     annotations, counts = part.readable
     instances = sum(counts.instance_counts)
     with_images = [count for count in counts.image_counts if count]
-    groups = Counter(counts.frequency_groups)
+    groups = Counter(train.frequency_groups if train.names == counts.names else counts.frequency_groups)
+    rare, common = train.thresholds.rare_max, train.thresholds.common_max
     return {
         "images": len(annotations),
         "images with annotations": counts.num_images,
@@ -111,9 +124,9 @@ def _facts_of(part: CheckedSet) -> dict[str, Any]:
         "instances an annotated image": f"{instances / max(counts.num_images, 1):.1f}",
         "classes": counts.num_classes,
         "classes without instances": counts.num_classes - len(with_images),
-        "rare classes (r, at most 10 images, or none)": groups["r"],
-        "common classes (c, 11 to 100 images)": groups["c"],
-        "frequent classes (f, more than 100 images)": groups["f"],
+        f"rare classes (r, at most {rare} training images, or none)": groups["r"],
+        f"common classes (c, {rare + 1} to {common} training images)": groups["c"],
+        f"frequent classes (f, more than {common} training images)": groups["f"],
         "imbalance (images of the most over those of the rarest class)": (
             f"{max(with_images) / min(with_images):,.0f}" if with_images else "–"
         ),
@@ -134,6 +147,36 @@ papers.</figcaption></figure></div>
 {html_table(["λ", "from", "classes in the tail", "TR(λ)"], rows, numbers=[0, 2, 3], texts=[1])}
 <p class="soft">Frequencies are shares of the {counts.num_images:,} images that have annotations; a class is in the
 tail if its frequency is below λ.</p>"""
+
+
+def _sizes(train: CheckedSet) -> str:
+    sizes = object_sizes(train)
+    small, large = (sizes < 32).mean(), (sizes >= 96).mean()
+    return f"""<h2>Sizes of objects</h2><figure>{size_picture(sizes)}
+<figcaption>{small:.0%} of the objects are small and {large:.0%} large by COCO's bounds (dashed: 32 and 96 pixels); the
+median is {np.median(sizes):.0f} pixels.</figcaption></figure>"""
+
+
+def _suggestions(counts: CategoryCounts) -> str:
+    """What ``auto`` would take, and what tools/start_project.py would write."""
+    method = method_of(counts)
+    image_counts = torch.tensor(counts.image_counts)
+    lambda_ = min(lambda_for_tail_ratio(_AUTO_TAIL_RATIO, image_counts, counts.num_images), 1.0)
+    thresholds = quantile_thresholds(counts.image_counts)
+    rows = [
+        ("MODEL.LONG_TAIL.EQL.LAMBDA", f"{lambda_:.4g}", "what auto takes"),
+        ("MODEL.LONG_TAIL.BAGS.BIN_EDGES", str(quantile_bin_edges(counts.instance_counts, 4)), "what auto takes"),
+        (
+            "MODEL.LONG_TAIL.FREQUENCY_THRESHOLDS",
+            f"({thresholds.rare_max}, {thresholds.common_max})",
+            "what auto takes",
+        ),
+        ("MODEL.ROI_BOX_HEAD.PREDICTOR", method.predictor, html.escape(method.reason)),
+        ("DATALOADER.SAMPLER_TRAIN", method.sampler, ""),
+        ("DATALOADER.REPEAT_THRESHOLD", f"{method.repeat_threshold:g}", ""),
+    ]
+    note = '<p class="soft">tools/start_project.py writes a whole config, with these and its reasons.</p>'
+    return f"<h2>For the config</h2>{html_table(['key', 'value', 'why'], rows, texts=[2])}{note}"
 
 
 def _bins(counts: CategoryCounts, edges: Sequence[int]) -> str:

@@ -1,5 +1,6 @@
 """Evaluation of files: annotations and results of any framework."""
 
+import dataclasses
 import gc
 import logging
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from eql_d2.errors import UserError
 from eql_d2.evaluation.metrics.evaluation import Evaluation, engine_by_name, write_class_ap
 from eql_d2.evaluation.metrics.ground_truth import FEDERATED_KEYS, GroundTruth
 from eql_d2.evaluation.results.results_file import PROGRESS_AFTER, ResultsFile
-from eql_d2.long_tail import CategoryCounts, read_count_file
+from eql_d2.long_tail import CategoryCounts, FrequencyThresholds, read_count_file
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ def evaluate_files(
     rules: str | None = None,
     train_annotations: str | Path | None = None,
     category_counts: str | Path | None = None,
+    thresholds: Sequence[int] | None = None,
     fixed_ap: bool = False,
     class_ap_folder: str | Path | None = None,
 ) -> dict[str, dict[str, float]]:
@@ -45,6 +47,7 @@ def evaluate_files(
         rules: "lvis" or "coco"; None asks the annotation file (see :func:`read_ground_truth`).
         train_annotations: annotation file of the training set, whose image counts make the groups r, c, f.
         category_counts: file of such counts (form: datasets/metadata), instead.
+        thresholds: most training images of a rare and of a common class; None takes LVIS's 10 and 100.
         fixed_ap: also compute AP-fixed.
         class_ap_folder: folder for ``per_class_ap_{task}.csv``; None writes none.
 
@@ -56,7 +59,7 @@ def evaluate_files(
     """
     ground_truth = read_ground_truth(annotations, rules, takes_frequencies=not (train_annotations or category_counts))
     engine_by_name(engine, ground_truth.rules)
-    _set_groups(ground_truth, train_annotations, category_counts)
+    _set_groups(ground_truth, train_annotations, category_counts, thresholds)
     results_file = ResultsFile(results, ground_truth, tasks)
     evaluation = Evaluation(ground_truth, results_file.tasks, engine, fixed_ap=fixed_ap)
     for image_id in tqdm(ground_truth.images, desc="evaluating", unit="image", delay=PROGRESS_AFTER):
@@ -135,14 +138,23 @@ def _read_annotations(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _set_groups(ground_truth: GroundTruth, train_annotations: Any, category_counts: Any) -> None:
+def _set_groups(
+    ground_truth: GroundTruth, train_annotations: Any, category_counts: Any, thresholds: Sequence[int] | None
+) -> None:
     if train_annotations and category_counts:
         raise UserError("--train-annotations and --category-counts both say how often classes are; give one of them.")
     source = train_annotations or category_counts
     if source:
         counts = read_count_file(str(source)) if category_counts else _training_counts(source)
+        if thresholds:
+            try:
+                counts = dataclasses.replace(counts, thresholds=FrequencyThresholds(*thresholds))
+            except (TypeError, ValueError) as error:
+                raise UserError(f"--thresholds: {error}") from None
         letters = dict(zip(counts.category_ids, counts.frequency_groups, strict=True))
         ground_truth.set_frequencies(letters, str(source))
+    elif thresholds:
+        raise UserError("--thresholds part classes by training counts; add --train-annotations or --category-counts.")
     elif "" in ground_truth.frequencies:
         logger.warning(
             "%s does not say how frequent every class is: no APr, APc and APf without --train-annotations or "
