@@ -129,9 +129,7 @@ def coco_export(folder, path, **of_image):
     """A COCO file with the peculiarities of a tool, its pictures under ``images``."""
     content = make_content(4)
     for number, image in enumerate(content["images"]):
-        image.update(
-            {key: value.format(number) if isinstance(value, str) else value for key, value in of_image.items()}
-        )
+        image.update(of_image, file_name=f"{number:03d}.jpg")
         write_picture(folder / "images" / f"{number:03d}.jpg", number)
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
     (folder / path).write_text(json.dumps(content))
@@ -143,7 +141,7 @@ def coco_export(folder, path, **of_image):
         # CVAT's "COCO 1.0", with the empty URLs that it writes.
         (
             "annotations/instances_default.json",
-            {"file_name": "{:03}.jpg", "coco_url": "", "flickr_url": "", "license": 0},
+            {"coco_url": "", "flickr_url": "", "license": 0},
         ),
         # Label Studio's COCO export.
         ("result.json", {}),
