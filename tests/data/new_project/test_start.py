@@ -90,7 +90,7 @@ def test_from_one_file_to_a_config_that_loads_anywhere(tmp_path, monkeypatch):
     assert [entry["name"] for entry in cfg.DATASETS.CUSTOM] == ["birds_train", "birds_val"]
     assert {entry["images"] for entry in cfg.DATASETS.CUSTOM} == {str(tmp_path)}
     assert [len(open_annotations(entry["annotations"])) for entry in cfg.DATASETS.CUSTOM] == [6, 2]
-    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, cfg.TEST.BEST_METRIC) == (2, 10, "segm/AP")
+    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, cfg.SOLVER.BEST_METRIC) == (2, 10, "segm/AP")
     assert cfg.MODEL.WEIGHTS.startswith("detectron2://COCO-InstanceSegmentation")
     assert cfg.MODEL.WEIGHTS_MATCH_CLASSES
     assert "6 images train and 2 (25 %) validate" in " ".join(project.sentences)
@@ -107,7 +107,7 @@ def test_boxes_alone_and_two_files(tmp_path):
     start_project(tmp_path / "train.json", tmp_path, tmp_path / "p", val=tmp_path / "val.json", pretrained="imagenet")
     cfg = load_config(str(tmp_path / "p" / "my.yaml"))
     assert not cfg.MODEL.MASK_ON
-    assert cfg.TEST.BEST_METRIC == "bbox/AP"
+    assert cfg.SOLVER.BEST_METRIC == "bbox/AP"
     assert cfg.MODEL.WEIGHTS == "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
 
 
