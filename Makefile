@@ -1,9 +1,11 @@
 # Everything runs from a fresh clone: each target sets up the environment first if it has to.
 #   PYTHON=...             the Python to build on (3.10 to 3.12; default python3 or what is on PATH)
 #   VENV=...               the environment's folder (default .venv)
+#   JOBS=...               processes that `make test` shares the tests among (default 2)
 #   ARGS=...               options of `make mutants` (--help prints them)
 #   DETECTRON2_SOURCE=...  folder or git URL of official Detectron2 sources to compile
 VENV ?= .venv
+JOBS ?= 2
 export PYTHON VENV DETECTRON2_SOURCE
 
 BIN := $(VENV)/bin
@@ -23,7 +25,7 @@ demo: setup  ## train EQL on EmojiLVIS, evaluate, show numbers and pictures (6 m
 	@$(BIN)/python tools/demo.py
 
 test: setup  ## run the tests except the slow ones
-	@$(BIN)/python -m pytest -m "not slow" --durations=10
+	@$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile --durations=10
 
 test-all: setup  ## run all tests
 	@$(BIN)/python -m pytest --durations=10
