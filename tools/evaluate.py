@@ -57,6 +57,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--fixed-ap", action="store_true", help="also AP-fixed: 10,000 detections of each class")
     parser.add_argument(
+        "--segm-area",
+        choices=["mask", "box"],
+        default="mask",
+        help="what makes a mask small, medium or large: its own area, or that of the result's bbox, as the official "
+        "packages do with results that have both",
+    )
+    parser.add_argument(
         "--engine",
         default="hotcoco",
         help="hotcoco, or the official lvis (LVIS) or pycocotools (COCO): same numbers, slow, no progress shown",
@@ -98,6 +105,7 @@ def _metrics(args: argparse.Namespace) -> dict[str, dict[str, float]]:
         category_counts=args.category_counts,
         thresholds=args.thresholds,
         fixed_ap=args.fixed_ap,
+        segm_area=args.segm_area,
         class_ap_folder=args.per_class,
     )
 

@@ -35,6 +35,7 @@ def evaluate_files(
     category_counts: str | Path | None = None,
     thresholds: Sequence[int] | None = None,
     fixed_ap: bool = False,
+    segm_area: str = "mask",
     class_ap_folder: str | Path | None = None,
 ) -> dict[str, dict[str, float]]:
     """Evaluate a results file on all images of an annotation file.
@@ -49,6 +50,9 @@ def evaluate_files(
         category_counts: file of such counts (form: datasets/metadata), instead.
         thresholds: most training images of a rare and of a common class; None takes LVIS's 10 and 100.
         fixed_ap: also compute AP-fixed.
+        segm_area: what makes a mask small, medium or large for APs, APm and APl: "mask", its own area, as for the
+            results of this project; or "box", the area of the result's ``bbox``, as the official packages do with
+            results that have both.
         class_ap_folder: folder for ``per_class_ap_{task}.csv``; None writes none.
 
     Returns:
@@ -60,8 +64,11 @@ def evaluate_files(
     ground_truth = read_ground_truth(annotations, rules, takes_frequencies=not (train_annotations or category_counts))
     engine_by_name(engine, ground_truth.rules)
     _set_groups(ground_truth, train_annotations, category_counts, thresholds)
-    results_file = ResultsFile(results, ground_truth, tasks)
-    evaluation = Evaluation(ground_truth, results_file.tasks, engine, fixed_ap=fixed_ap)
+    if segm_area not in ("mask", "box"):
+        raise UserError(f"segm_area (--segm-area) is {segm_area!r}; it must be mask or box.")
+    by_boxes = segm_area == "box"
+    results_file = ResultsFile(results, ground_truth, tasks, masks_with_boxes=by_boxes)
+    evaluation = Evaluation(ground_truth, results_file.tasks, engine, fixed_ap=fixed_ap, box_areas=by_boxes)
     for image_id in tqdm(ground_truth.images, desc="evaluating", unit="image", delay=PROGRESS_AFTER):
         evaluation.add_image(image_id, results_file.of_image(image_id))
     metrics = evaluation.compute()

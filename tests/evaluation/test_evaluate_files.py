@@ -12,7 +12,7 @@ import pytest
 
 from eql_d2.errors import UserError
 from eql_d2.evaluation.evaluate_files import read_ground_truth
-from eql_d2.evaluation.metrics.references import run_pycocotools
+from eql_d2.evaluation.metrics.references import run_official_evaluation, run_pycocotools
 from tests.conftest import ROOT
 from tests.evaluation.made_up import as_coco, fresh, made_up, official
 
@@ -187,3 +187,45 @@ def test_the_tool(case, run, tmp_path):
     assert done.stderr == (
         f"error: Results file {tmp_path}/r.json: result 0 (counted from 0) has the score nan, not a finite number.\n"
     )
+
+
+# --- masks whose sizes are those of boxes -------------------------------------------------------------------
+
+
+def with_large_boxes(results):
+    """The same masks, each with a box of sixteen times its area."""
+    return [{**result, "bbox": [*result["bbox"][:2], *(4 * side for side in result["bbox"][2:])]} for result in results]
+
+
+@pytest.mark.parametrize("engine", ["hotcoco", "lvis"])
+def test_sizes_of_masks_by_their_boxes_are_the_official_packages(case, run, engine):
+    """The official tools go by the box's area where a result has both."""
+    pytest.importorskip("lvis")
+    content, results = case
+    results = with_large_boxes(results)
+    found = run_official_evaluation(fresh(content), results, "segm").get_results()
+    expected = {name: 100 * value if value >= 0 else math.nan for name, value in found.items()}
+    by_boxes = run(content, results, ["segm"], engine=engine, segm_area="box")["segm"]
+    assert by_boxes == approx(expected)
+    by_masks = run(content, results, ["segm"], engine=engine)["segm"]
+    assert by_masks == approx(official(content, results, "segm"))
+    assert by_masks["AP"] == by_boxes["AP"] and by_masks["APs"] != approx(by_boxes["APs"])
+
+
+def test_sizes_by_boxes_of_the_other_rules_and_of_fixed_ap(case, run):
+    content, results = as_coco(case[0]), with_large_boxes(case[1])
+    expected = run_pycocotools(content, [dict(result) for result in results], "segm").stats[3:6] * 100
+    values = run(content, results, ["segm"], segm_area="box")["segm"]
+    assert [values[name] for name in ("APs", "APm", "APl")] == approx([v if v >= 0 else math.nan for v in expected])
+    values = run(*case[:1], results, ["segm"], segm_area="box", fixed_ap=True)["segm"]
+    assert [values[f"AP{size}-fixed"] for size in "sml"] == approx([values[f"AP{size}"] for size in "sml"])
+
+
+def test_sizes_by_boxes_need_boxes(case, run):
+    content, results = case
+    for result in results:
+        del result["bbox"]
+    with pytest.raises(UserError, match="has no bbox, whose area is asked for; leave --segm-area at mask"):
+        run(content, results, segm_area="box")
+    with pytest.raises(UserError, match=r"segm_area \(--segm-area\) is 'boxes'; it must be mask or box"):
+        run(content, results, segm_area="boxes")

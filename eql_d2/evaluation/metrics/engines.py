@@ -32,10 +32,11 @@ class HotcocoEngine:
     Args:
         ground_truth: images, categories and rules.
         task: "bbox" or "segm".
+        box_areas: whether masks are small, medium or large by their results' boxes.
     """
 
-    def __init__(self, ground_truth: GroundTruth, task: str) -> None:
-        self._task = task
+    def __init__(self, ground_truth: GroundTruth, task: str, box_areas: bool = False) -> None:
+        self._task, self._box_areas = task, box_areas
         self._rules = ground_truth.rules
         self._frequencies = ground_truth.frequencies
         self._known_categories = set(ground_truth.category_ids)
@@ -52,11 +53,12 @@ class HotcocoEngine:
             results: its results, no more than count.
         """
         if self._rules == "lvis":
-            annotations, results = lvis_view(image, annotations, results, self._known_categories, self._task)
+            known = self._known_categories
+            annotations, results = lvis_view(image, annotations, results, known, self._task, self._box_areas)
         else:
             annotations = [{key: value for key, value in a.items() if key != "ignore"} for a in annotations]
             results = [result for result in results if result["category_id"] in self._known_categories]
-        self._stream.update([image], annotations, [of_task(result, self._task) for result in results])
+        self._stream.update([image], annotations, [of_task(result, self._task, self._box_areas) for result in results])
 
     def metrics(self, distributed: bool) -> Metrics | None:
         """Metrics in [0, 1] (-1 where undefined) and per-class AP (K,); None on all processes but the first."""
@@ -79,12 +81,17 @@ class HotcocoEngine:
 
 
 def lvis_view(
-    image: dict[str, Any], annotations: Records, results: Records, known: set[int], task: str
+    image: dict[str, Any],
+    annotations: Records,
+    results: Records,
+    known: set[int],
+    task: str,
+    box_areas: bool = False,
 ) -> tuple[Records, Records]:
     """The objects and results of an image that the official ``lvis`` package goes by, as it takes them."""
     annotations = [_as_lvis_sees_it(annotation) for annotation in annotations if annotation["area"] > 0]
     results = labelled_results(image, annotations, results, known)
-    areas = result_areas(results, task)
+    areas = result_areas(results, task, box_areas)
     return annotations, [result for result, area in zip(results, areas, strict=True) if area > 0]
 
 
@@ -101,22 +108,23 @@ def labelled_results(image: dict[str, Any], annotations: Records, results: Recor
     return [result for result in results if result["category_id"] in labelled]
 
 
-def result_areas(results: Records, task: str) -> list[float]:
-    """Areas of boxes or masks, in pixels."""
-    if task == "bbox":
+def result_areas(results: Records, task: str, box_areas: bool = False) -> list[float]:
+    """Areas of boxes or masks, in pixels; with ``box_areas`` those of the boxes that masks come with."""
+    if task == "bbox" or box_areas:
         return [result["bbox"][2] * result["bbox"][3] for result in results]
     # Not pycocotools', which fails on a list of more than 255 masks under NumPy 2.
     return mask_utils.area([result["segmentation"] for result in results]).tolist() if results else []
 
 
-def of_task(result: dict[str, Any], task: str) -> dict[str, Any]:
-    """A result without the other task's shape: with a box in it, mask evaluation would use box areas."""
+def of_task(result: dict[str, Any], task: str, box_areas: bool = False) -> dict[str, Any]:
+    """A result without the other task's shape: with a box in it, mask evaluation uses box areas, as all engines do."""
     shape = SHAPE_OF_TASK[task]
     return {
         "image_id": result["image_id"],
         "category_id": result["category_id"],
         "score": result["score"],
         shape: result[shape],
+        **({"bbox": result["bbox"]} if box_areas else {}),
     }
 
 

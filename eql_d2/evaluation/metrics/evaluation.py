@@ -19,7 +19,7 @@ from eql_d2.plain_files import csv_text
 LVIS_MAX_DETECTIONS = 300
 
 # By the rules of the ground truth: LVIS's engines, and COCO's.
-ENGINES: dict[str, dict[str, Callable[[GroundTruth, str], Any]]] = {
+ENGINES: dict[str, dict[str, Callable[..., Any]]] = {
     "lvis": {"hotcoco": HotcocoEngine, "lvis": OfficialEngine},
     "coco": {"hotcoco": HotcocoEngine, "pycocotools": PycocotoolsEngine},
 }
@@ -50,6 +50,7 @@ class Evaluation:
         engine: key of :data:`ENGINES` for the ground truth's rules; boundaries have one of their own.
         max_dets: results of an image that count by LVIS's rules, at most 300.
         fixed_ap: also compute AP-fixed of boxes and masks, of all results given.
+        box_areas: whether masks are small, medium or large by their results' boxes, and not by their own areas.
 
     Raises:
         UserError: the engine is unknown, masks are broken, or AP-fixed is asked for by COCO's rules.
@@ -62,6 +63,7 @@ class Evaluation:
         engine: str = "hotcoco",
         max_dets: int = LVIS_MAX_DETECTIONS,
         fixed_ap: bool = False,
+        box_areas: bool = False,
     ) -> None:
         if needs_masks(tasks):
             ground_truth.check_masks()
@@ -70,10 +72,14 @@ class Evaluation:
         self._ground_truth = ground_truth
         self._max_dets = min(max_dets, LVIS_MAX_DETECTIONS) if ground_truth.rules == "lvis" else None
         engine_class = engine_by_name(engine, ground_truth.rules)
+        options = {task: {"box_areas": True} if box_areas and task == "segm" else {} for task in tasks}
         self._engines = {
-            task: (BoundaryEngine if task == "boundary" else engine_class)(ground_truth, task) for task in tasks
+            task: (BoundaryEngine if task == "boundary" else engine_class)(ground_truth, task, **options[task])
+            for task in tasks
         }
-        self._fixed = {task: FixedAP(ground_truth, task) for task in tasks if fixed_ap and task != "boundary"}
+        self._fixed = {
+            task: FixedAP(ground_truth, task, **options[task]) for task in tasks if fixed_ap and task != "boundary"
+        }
         self._seen: set[int] = set()
 
     def add_image(self, image_id: int, results: Records) -> None:
@@ -139,7 +145,7 @@ def needs_masks(tasks: Sequence[str]) -> bool:
     return any(SHAPE_OF_TASK[task] == "segmentation" for task in tasks)
 
 
-def engine_by_name(name: str, rules: str) -> Callable[[GroundTruth, str], Any]:
+def engine_by_name(name: str, rules: str) -> Callable[..., Any]:
     """An engine's class.
 
     Raises:

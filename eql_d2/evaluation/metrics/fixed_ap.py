@@ -57,11 +57,18 @@ class FixedAP:
         task: "bbox" or "segm".
         limit: detections of a class that count.
         buffer: detections to take in before the worst are cut off.
+        box_areas: whether masks are small, medium or large by their results' boxes.
     """
 
     def __init__(
-        self, ground_truth: GroundTruth, task: str, limit: int = DETECTIONS_PER_CLASS, buffer: int = 1_000_000
+        self,
+        ground_truth: GroundTruth,
+        task: str,
+        limit: int = DETECTIONS_PER_CLASS,
+        buffer: int = 1_000_000,
+        box_areas: bool = False,
     ) -> None:
+        self._box_areas = box_areas
         self._task, self._limit, self._buffer = task, limit, buffer
         self._class_of = {category_id: index for index, category_id in enumerate(ground_truth.category_ids)}
         self._frequencies = ground_truth.frequencies
@@ -83,7 +90,7 @@ class FixedAP:
         detections["ignored"] = NOT_COUNTED  # what is not labelled takes a place among the best, and counts for nothing
         number_of = {id(result): number for number, result in enumerate(results)}
         labelled = labelled_results(image, annotations, results, set(self._class_of))
-        areas = dict(zip(map(id, labelled), result_areas(labelled, self._task), strict=True))
+        areas = dict(zip(map(id, labelled), result_areas(labelled, self._task, self._box_areas), strict=True))
         for category_id in {annotation["category_id"] for annotation in annotations} | {
             result["category_id"] for result in labelled
         }:

@@ -22,10 +22,11 @@ class CollectingEngine:
     Args:
         ground_truth: images, categories and rules.
         task: "bbox" or "segm".
+        box_areas: whether masks are small, medium or large by their results' boxes.
     """
 
-    def __init__(self, ground_truth: GroundTruth, task: str) -> None:
-        self._task = task
+    def __init__(self, ground_truth: GroundTruth, task: str, box_areas: bool = False) -> None:
+        self._task, self._box_areas = task, box_areas
         self._ground_truth = ground_truth
         self._image_ids: list[int] = []
         self._results: Records = []
@@ -33,7 +34,7 @@ class CollectingEngine:
     def update(self, image: dict[str, Any], annotations: Records, results: Records) -> None:
         """Keep one image's results."""
         self._image_ids.append(image["id"])
-        self._results.extend(of_task(result, self._task) for result in results)
+        self._results.extend(of_task(result, self._task, self._box_areas) for result in results)
 
     def metrics(self, distributed: bool) -> Metrics | None:
         """Metrics in [0, 1] (-1 where undefined) and per-class AP (K,); None on all processes but the first."""

@@ -55,6 +55,7 @@ class ResultsFile:
         path: the file, a list of ``{"image_id", "category_id", "score", "bbox" and/or "segmentation"}``.
         ground_truth: what it will be evaluated on.
         tasks: "bbox", "segm" and/or "boundary"; None takes those that the first result has shapes for.
+        masks_with_boxes: whether each mask has to have a box as well.
 
     Attributes:
         tasks: the tasks.
@@ -65,7 +66,14 @@ class ResultsFile:
             finite score, or has a broken shape.
     """
 
-    def __init__(self, path: str | Path, ground_truth: ResultsTruth, tasks: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        ground_truth: ResultsTruth,
+        tasks: Sequence[str] | None = None,
+        masks_with_boxes: bool = False,
+    ) -> None:
+        self._masks_with_boxes = masks_with_boxes
         self._path, self._ground_truth = Path(path), ground_truth
         self.tasks = tuple(tasks or ())  # of none, the first result decides
         self._categories = set(ground_truth.category_ids)
@@ -179,6 +187,10 @@ class ResultsFile:
             complaint = of_shape(number, result, image)
             if complaint:
                 return complaint
+        if self._masks_with_boxes and "segm" in self.tasks and "bbox" not in self.tasks:
+            if result.get("bbox") is None:
+                return "has no bbox, whose area is asked for; leave --segm-area at mask"
+            return self._complaint_about_bbox(number, result, image)
         return None
 
     def _complaint_about_bbox(self, number: int, result: dict[str, Any], image: dict[str, Any]) -> str | None:
