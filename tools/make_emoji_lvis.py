@@ -17,6 +17,7 @@ from pathlib import Path
 import orjson
 
 from eql_d2.data.emoji_lvis import PRESETS, EmojiLVISSpec, generate_emoji_lvis, write_preview
+from eql_d2.data.emoji_lvis.federation import verified_shares
 from eql_d2.errors import UserError
 
 
@@ -29,6 +30,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--val-images", type=int, dest="num_val_images")
     parser.add_argument("--image-size", type=int, help="side of the square images in pixels")
     parser.add_argument("--seed", type=int)
+    parser.add_argument(
+        "--negatives-per-image",
+        type=float,
+        help="classes verified to be absent from an image, in the mean: 9.42 in LVIS v0.5; 0 labels far more",
+    )
     parser.add_argument("--name", help="folder of the set (default: the preset's name, or one made of the sizes)")
     parser.add_argument("--output", type=Path, default=Path("datasets/emoji_lvis"), help="folder of all sets")
     parser.add_argument("--workers", type=int, help="processes that draw (default: one per CPU)")
@@ -39,7 +45,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def spec_from_args(args: argparse.Namespace) -> EmojiLVISSpec:
     """The preset with what the command line changes."""
     preset = PRESETS[args.preset]
-    fields = ("num_classes", "num_train_images", "num_val_images", "image_size", "seed")
+    fields = ("num_classes", "num_train_images", "num_val_images", "image_size", "seed", "negatives_per_image")
     changes = {field: value for field in fields if (value := getattr(args, field)) is not None}
     spec = dataclasses.replace(preset, **changes)
     if args.name:
@@ -47,7 +53,8 @@ def spec_from_args(args: argparse.Namespace) -> EmojiLVISSpec:
     if spec == preset:
         return spec
     sizes = f"c{spec.num_classes}_t{spec.num_train_images}_v{spec.num_val_images}_s{spec.image_size}"
-    return dataclasses.replace(spec, name=f"{sizes}_seed{spec.seed}")
+    federation = f"_n{spec.negatives_per_image:g}".replace(".", "_") if spec.negatives_per_image else ""
+    return dataclasses.replace(spec, name=f"{sizes}{federation}_seed{spec.seed}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -59,12 +66,18 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    categories = orjson.loads((folder / "val.json").read_bytes())["categories"]
+    val = orjson.loads((folder / "val.json").read_bytes())
+    categories = val["categories"]
     groups = Counter(category["frequency"] for category in categories)
     instances = sum(category["instance_count"] for category in categories)
     print(f"{folder}: {spec.num_train_images} train, {spec.num_val_images} val images of {spec.image_size} px")
     print(f"{len(categories)} classes: {groups['r']} rare, {groups['c']} common, {groups['f']} frequent")
     print(f"{instances} annotated train instances")
+    shares = verified_shares(val, {category["id"]: category["frequency"] for category in categories})
+    print(
+        f"verified: {shares['all']:.1%} of the pairs of a class and a val image (rare {shares['r']:.1%}, common "
+        f"{shares['c']:.1%}, frequent {shares['f']:.1%})"
+    )
     print(f"lambda = 100 / {spec.num_train_images} = {spec.equalization_lambda:.6g}")
     if args.preview:
         print(f"preview: {write_preview(folder, args.preview)}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -17,6 +19,8 @@ from eql_d2.data.emoji_lvis import (
     plan_split,
     select_glyphs,
 )
+from eql_d2.data.emoji_lvis.federation import LVIS_NEGATIVE_SHARES, LVIS_NEGATIVES_PER_IMAGE, verified_shares
+from eql_d2.data.emoji_lvis.generate import _spec_record
 from eql_d2.data.emoji_lvis.glyphs import (
     MIN_GLYPH_DISTANCE,
     describe,
@@ -25,6 +29,7 @@ from eql_d2.data.emoji_lvis.glyphs import (
     usable_glyphs,
 )
 from eql_d2.data.emoji_lvis.masks import decode_mask, encode_mask
+from eql_d2.data.emoji_lvis.plan import train_image_counts
 from eql_d2.long_tail import LVIS_THRESHOLDS, lvis_train_image_counts
 from tests.data.conftest import SPEC, read_json
 
@@ -256,3 +261,64 @@ def test_a_shape_with_a_hole_becomes_run_lengths():
     segmentation, _, _ = encode_mask(bitmap)
     assert isinstance(segmentation, dict)
     np.testing.assert_array_equal(decode_mask(segmentation, 40, 50), bitmap)
+
+
+# --- federation -------------------------------------------------------------------------------------------
+
+
+def test_lvis_s_federation_is_counted_in_its_annotations(shared_data):
+    content = read_json(shared_data / "lvis_v0.5_val_100.json")
+    counts = read_json(shared_data / "lvis_v0.5_train_category_counts.json")["categories"]
+    letters = {category["id"]: category["frequency"] for category in counts}
+    negatives = [letters[c] for image in content["images"] for c in image["neg_category_ids"]]
+    num_images = len(content["images"])
+    assert len(negatives) / num_images == pytest.approx(LVIS_NEGATIVES_PER_IMAGE)
+    for letter, share in LVIS_NEGATIVE_SHARES.items():
+        pairs = num_images * sum(value == letter for value in letters.values())
+        assert negatives.count(letter) / pairs == pytest.approx(share, rel=2e-3)
+    shares = verified_shares(content, letters)
+    assert {name: round(value, 4) for name, value in shares.items()} == {
+        "all": 0.0101, "r": 0.0036, "c": 0.0102, "f": 0.0193
+    }  # fmt: skip
+
+
+def test_a_federated_set_is_verified_as_lvis_is(tmp_path):
+    spec = dataclasses.replace(PRESETS["federated"], num_val_images=400)
+    assert spec.num_classes >= 300 and spec.negatives_per_image == LVIS_NEGATIVES_PER_IMAGE
+    for split in ("train", "val"):
+        plan = plan_split(spec, split)
+        per_image = np.array([len(image.negatives) for image in plan.images])
+        assert per_image.mean() == pytest.approx(LVIS_NEGATIVES_PER_IMAGE, rel=0.02)
+        letters = [LVIS_THRESHOLDS.letter(count) for count in train_image_counts(spec)]
+        verified = sum(len(image.negatives) + len(image.positives) for image in plan.images)
+        assert 0.01 < verified / len(plan.images) / spec.num_classes < 0.06
+        of_class = np.bincount([c for image in plan.images for c in image.negatives], minlength=spec.num_classes)
+        means = {letter: of_class[np.array(letters) == letter].mean() for letter in "rcf"}
+        assert of_class.min() >= 1
+        for letter in "rc":
+            ratio = LVIS_NEGATIVE_SHARES[letter] / LVIS_NEGATIVE_SHARES["f"]
+            assert means[letter] / means["f"] == pytest.approx(ratio, rel=0.1)
+
+
+def test_the_pretraining_of_the_federated_set_shares_no_class_with_it():
+    own, of_pretraining = (
+        {glyph.codepoint for glyph in glyphs_of(PRESETS[name])} for name in ("federated", "federated_pretrain")
+    )
+    assert not own & of_pretraining
+
+
+def test_presets_of_before_are_as_they_were():
+    """Their specs say nothing of the new field, and so their folders and bytes stay."""
+    for name in ("demo", "bench", "full", "pretrain"):
+        assert PRESETS[name].negatives_per_image == 0 and "negatives_per_image" not in _spec_record(PRESETS[name])
+    plain = [
+        [
+            [[int(thing.category), bool(thing.annotated)] for thing in image.objects],
+            [*map(int, image.negatives)],
+            [*map(int, image.not_exhaustive)],
+        ]
+        for split in ("train", "val")
+        for image in plan_split(PRESETS["demo"], split).images
+    ]
+    digest = hashlib.sha256(json.dumps(plain).encode()).hexdigest()
+    assert digest == "754b60935b42d0aad3972833b0dfb9c1c94894535731ce024b49866303af650e"

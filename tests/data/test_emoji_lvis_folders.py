@@ -112,6 +112,10 @@ def test_file_names_reach_the_images_both_ways(folder):
         ({"image_size": 20}, "image_size is 20"),
         ({"name": "../up"}, "name is"),
         ({"object_size": (0.5, 0.1)}, "object_size is"),
+        ({"negatives_per_image": -1.0}, "negatives_per_image is -1.0; use a number of classes"),
+        ({"negatives_per_image": 11.0}, r"of 12 classes only \d\.\d are absent from a train image .*; use fewer"),
+        ({"negatives_per_image": 0.1}, "leaves a class without a val image that is verified not to hold it; use more"),
+        ({"negatives_per_image": 7.0}, r"means \d+ train images without a class that \d+ of 300 images do not hold"),
     ],
 )
 def test_impossible_specs_are_refused_with_the_way_out(changes, complaint):
@@ -119,7 +123,7 @@ def test_impossible_specs_are_refused_with_the_way_out(changes, complaint):
         dataclasses.replace(SPEC, **changes)
 
 
-@pytest.mark.parametrize("name", ["demo", "bench"])
+@pytest.mark.parametrize("name", ["demo", "bench", "federated"])
 def test_presets_can_be_planned(name):
     spec = PRESETS[name]
     objects_per_image = [len(image.objects) for image in plan_split(spec, "train").images]

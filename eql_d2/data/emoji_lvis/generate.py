@@ -111,8 +111,9 @@ def glyphs_of(spec: EmojiLVISSpec) -> tuple[Glyph, ...]:
 def _spec_record(spec: EmojiLVISSpec) -> dict:
     # Through JSON and back, so that it compares equal to what is read from spec.json (tuples become lists).
     record = {**dataclasses.asdict(spec), "generator_version": GENERATOR_VERSION}
-    if not spec.other_than:  # sets from before there was such a field are as they were
-        del record["other_than"]
+    for field in ("other_than", "negatives_per_image"):  # sets from before there were such fields are as they were
+        if not record[field]:
+            del record[field]
     return orjson.loads(orjson.dumps(record))
 
 

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from eql_d2.data.emoji_lvis.federation import negative_counts
 from eql_d2.data.emoji_lvis.image_counts import plan_image_counts
 from eql_d2.data.emoji_lvis.spec import EmojiLVISSpec
 from eql_d2.long_tail import LVIS_THRESHOLDS
@@ -21,7 +22,7 @@ INSTANCES_PER_PRESENCE = (0.74, 0.18, 0.08)
 NOT_EXHAUSTIVE_CHANCE = {"r": 0.05, "c": 0.15, "f": 0.30}
 
 # Verified-absent images of a class per image that holds it. Val has more: federated AP counts a false
-# positive only in images where the class is present or verified absent.
+# positive only in images where the class is present or verified absent. Not of a set with `negatives_per_image`.
 NEGATIVES_PER_POSITIVE = {"train": 1.0, "val": 4.0}
 MIN_NEGATIVES = 10
 
@@ -83,9 +84,7 @@ def train_image_counts(spec: EmojiLVISSpec) -> np.ndarray:
 
 def val_image_counts(spec: EmojiLVISSpec) -> np.ndarray:
     """Planned val image counts by class index: the same for all, so that rare classes are measured too."""
-    classes_per_image = train_image_counts(spec).sum() / spec.num_train_images
-    count = round(spec.num_val_images * classes_per_image / spec.num_classes)
-    return np.full(spec.num_classes, np.clip(count, 1, spec.num_val_images))
+    return np.full(spec.num_classes, spec.val_images_per_class(train_image_counts(spec)))
 
 
 def plan_split(spec: EmojiLVISSpec, split: str) -> SplitPlan:
@@ -125,7 +124,13 @@ def plan_split(spec: EmojiLVISSpec, split: str) -> SplitPlan:
                 not_exhaustive[image].append(category)
             objects[image] += [PlannedObject(category, k < annotated) for k in range(num_instances)]
 
-    negatives = _draw_negatives(presences, counts, num_images, NEGATIVES_PER_POSITIVE[split], rng)
+    if spec.negatives_per_image:
+        num_negatives = negative_counts(frequencies, num_images, spec.negatives_per_image)
+    else:
+        num_negatives = np.array(
+            [max(MIN_NEGATIVES, round(NEGATIVES_PER_POSITIVE[split] * int(count))) for count in counts]
+        )
+    negatives = _draw_negatives(presences, num_negatives, num_images, rng)
     plans = tuple(
         ImagePlan(i, tuple(objects[i]), tuple(negatives[i]), tuple(not_exhaustive[i])) for i in range(num_images)
     )
@@ -159,16 +164,14 @@ def _deal_classes(
 
 def _draw_negatives(
     presences: list[np.ndarray],
-    counts: np.ndarray,
+    num_negatives: np.ndarray,
     num_images: int,
-    per_positive: float,
     rng: np.random.Generator,
 ) -> list[list[int]]:
     """Draw for each class images that do not hold it, and list the classes by image."""
     negatives: list[list[int]] = [[] for _ in range(num_images)]
     for category, images in enumerate(presences):
         absent = np.setdiff1d(np.arange(num_images), images)
-        wanted = max(MIN_NEGATIVES, round(per_positive * int(counts[category])))
-        for image in rng.permutation(absent)[:wanted]:
+        for image in rng.permutation(absent)[: num_negatives[category]]:
             negatives[image].append(category)
     return negatives

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import re
 
+import numpy as np
+
+from eql_d2.data.emoji_lvis.federation import LVIS_NEGATIVES_PER_IMAGE, check_negatives
 from eql_d2.data.emoji_lvis.image_counts import plan_image_counts
 from eql_d2.long_tail import LVIS_THRESHOLDS
 
@@ -31,6 +34,11 @@ class EmojiLVISSpec:
         object_size: smallest and largest length of an object as shares of `image_size`.
         max_objects_per_image: most objects in one image, annotated or not.
         other_than: name of a preset none of whose classes this set has; empty for none.
+        negatives_per_image: classes that are verified to be absent from an image, in the mean, rare, common and
+            frequent ones in LVIS's ratios; LVIS's own number is
+            :data:`~eql_d2.data.emoji_lvis.federation.LVIS_NEGATIVES_PER_IMAGE`. 0 labels far more than LVIS: each class
+            is verified to be absent from as many images as hold it (train), or four times as many (val), and from 10
+            at least.
 
     Raises:
         ValueError: a value is out of range or the sizes do not fit together.
@@ -47,6 +55,7 @@ class EmojiLVISSpec:
     object_size: tuple[float, float] = (0.14, 0.45)
     max_objects_per_image: int = 12
     other_than: str = ""
+    negatives_per_image: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "object_size", tuple(self.object_size))
@@ -63,6 +72,17 @@ class EmojiLVISSpec:
             raise ValueError(
                 f"{self.num_val_images} val images cannot show each of {self.num_classes} classes; use more."
             )
+        if self.negatives_per_image:
+            letters = [LVIS_THRESHOLDS.letter(count) for count in counts]
+            for split, num_images in (("train", self.num_train_images), ("val", self.num_val_images)):
+                present = counts if split == "train" else np.full(self.num_classes, self.val_images_per_class(counts))
+                check_negatives(letters, present, num_images, self.negatives_per_image, split)
+
+    def val_images_per_class(self, train_counts: np.ndarray) -> int:
+        """In how many val images each class is: the same for all, as many classes in an image as in train."""
+        classes_per_image = train_counts.sum() / self.num_train_images
+        count = round(self.num_val_images * classes_per_image / self.num_classes)
+        return int(np.clip(count, 1, self.num_val_images))
 
     def _check_ranges(self) -> None:
         smallest, largest = self.object_size
@@ -76,6 +96,7 @@ class EmojiLVISSpec:
             (0.05 <= smallest <= largest <= 0.8, "object_size", "two ascending shares in [0.05, 0.8]"),
             (self.max_objects_per_image >= 1, "max_objects_per_image", "at least 1"),
             (self.other_than in ("", *PRESETS), "other_than", f"one of {', '.join(PRESETS)}"),
+            (self.negatives_per_image >= 0, "negatives_per_image", "a number of classes, or 0"),
         ]
         for holds, field, allowed in checks:
             if not holds:
@@ -95,4 +116,25 @@ PRESETS["full"] = EmojiLVISSpec(
 # What the demo set's detectors may start from, as those of LVIS start from ImageNet: it shares no class with it.
 PRESETS["pretrain"] = EmojiLVISSpec(
     240, 4000, 100, 128, name="pretrain", max_class_share=0.1, object_size=(0.16, 0.5), other_than="demo"
+)
+# Labelled as LVIS is: of the pairs of a class and an image some 5 % are verified (LVIS v0.5 1 %, v1 6 %).
+PRESETS["federated"] = EmojiLVISSpec(
+    300,
+    5000,
+    1000,
+    128,
+    name="federated",
+    max_class_share=0.05,
+    object_size=(0.16, 0.5),
+    negatives_per_image=LVIS_NEGATIVES_PER_IMAGE,
+)
+PRESETS["federated_pretrain"] = EmojiLVISSpec(
+    240,
+    4000,
+    100,
+    128,
+    name="federated_pretrain",
+    max_class_share=0.1,
+    object_size=(0.16, 0.5),
+    other_than="federated",
 )
