@@ -89,9 +89,10 @@ def noise(height: int, width: int, seed: int) -> torch.Tensor:
 
 def largest_difference(expected: tuple[torch.Tensor, ...], found: list[np.ndarray]) -> float:
     """The largest difference of any value; infinite where there are not as many."""
-    pairs = [(tensor.cpu().numpy(), array) for tensor, array in zip(expected, found, strict=True)]
-    if any(one.shape != other.shape for one, other in pairs):
+    wanted = [tensor.cpu().numpy() for tensor in expected]
+    if any(one.shape != other.shape for one, other in zip(wanted, found, strict=True)):
         return float("inf")
+    pairs = list(zip(wanted, in_order_of(wanted, found), strict=True))
     return max((float(np.abs(one.astype(np.float64) - other).max()) for one, other in pairs if one.size), default=0.0)
 
 
