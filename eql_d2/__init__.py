@@ -14,6 +14,7 @@ __all__ = ["__version__"]
 if importlib.util.find_spec("detectron2") is not None:
     with without_known_warnings():  # of what is imported here for the first time
         import eql_d2.classification.classifier
+        import eql_d2.model_zoo
         import eql_d2.modeling  # noqa: F401
         from eql_d2.config import add_eql_d2_config, get_eql_d2_config
 

@@ -26,6 +26,7 @@ from eql_d2.modeling.detector_export import (
     TensorDetector,
     check_exportable,
     export,
+    in_order_of,
     run_exported,
 )
 from eql_d2.prediction.predictor import Predictor

@@ -23,6 +23,10 @@ def add_engine_config(cfg: CfgNode) -> None:
     # Shell-style name patterns of the parameters that train, e.g. "roi_heads.box_predictor*.cls_score.*"; empty: all.
     cfg.SOLVER.TRAINABLE = ()
 
+    # SGD or AdamW; both take BASE_LR and WEIGHT_DECAY.
+    cfg.SOLVER.OPTIMIZER = "SGD"
+    # Each stage of a backbone of timm learns this many times as fast as the one above it, in (0, 1]; 1: all alike.
+    cfg.SOLVER.LAYER_DECAY = 1.0
     # What SOLVER.AMP.ENABLED casts to: float16 (GPUs; the loss is scaled) or bfloat16 (also on the CPU).
     cfg.SOLVER.AMP.DTYPE = "float16"
     # Exponential moving average of weights, batch norm's statistics and what losses collect: evaluated beside the model

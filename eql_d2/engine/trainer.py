@@ -42,6 +42,7 @@ from eql_d2.engine.description import describe_run, read_description
 from eql_d2.engine.kept_checkpoints import KeepBest, limit_kept
 from eql_d2.engine.ledger.writing import RunClock, WriteLedger
 from eql_d2.engine.metrics_file import KeepScalars, MetricsFile, RepeatMissedEvaluation, TensorboardFile, WriteMetrics
+from eql_d2.engine.optimizer import OPTIMIZERS, build_adamw, layer_factors, scale_learning_rates
 from eql_d2.engine.partial_training import (
     FreezeBatchNorm,
     check_frozen_are_loaded,
@@ -96,6 +97,20 @@ class LongTailTrainer(DefaultTrainer):
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """Detectron2's SGD or AdamW (``SOLVER.OPTIMIZER``), with ``SOLVER.LAYER_DECAY``.
+
+        Raises:
+            UserError: one of the keys is out of its range.
+        """
+        if cfg.SOLVER.OPTIMIZER not in OPTIMIZERS:
+            raise UserError(f"SOLVER.OPTIMIZER is {cfg.SOLVER.OPTIMIZER!r}; it must be {' or '.join(OPTIMIZERS)}.")
+        factors = layer_factors(model, cfg.SOLVER.LAYER_DECAY) if cfg.SOLVER.LAYER_DECAY != 1 else {}
+        optimizer = build_adamw(cfg, model) if cfg.SOLVER.OPTIMIZER == "AdamW" else super().build_optimizer(cfg, model)
+        scale_learning_rates(optimizer, model, factors)
+        return optimizer
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model as the training step uses it, see :func:`wrap_for_processes`."""
@@ -384,6 +399,8 @@ class LongTailTrainer(DefaultTrainer):
                 f"({describe_misfits(lost)}); set the model's keys as they were, or start anew in another OUTPUT_DIR."
             )
         for name, key in KEPT_BY_RESUME.items():
+            if name not in configured:  # AdamW has no momentum
+                continue
             wanted, kept = configured[name], self.optimizer.param_groups[0][name]
             if wanted != kept:
                 logger.warning(

@@ -15,6 +15,7 @@ from eql_d2.modeling.predictors import build_box_predictor, predictor_class
 from eql_d2.modeling.roi_heads import LongTailCascadeROIHeads, LongTailROIHeads
 from eql_d2.modeling.rpn import LongTailRPN
 from eql_d2.modeling.test_time_augmentation import LongTailRCNNWithTTA
+from eql_d2.modeling.timm_backbone import TimmBackbone, build_timm_fpn_backbone
 
 __all__ = [
     "BOX_PREDICTOR_REGISTRY",
@@ -30,7 +31,9 @@ __all__ = [
     "NormedMaskRCNNConvUpsampleHead",
     "OwnClassMaskRCNNConvUpsampleHead",
     "ScaledLinear",
+    "TimmBackbone",
     "build_box_predictor",
+    "build_timm_fpn_backbone",
 ]
 
 

@@ -36,6 +36,17 @@ def add_modeling_config(cfg: CfgNode) -> None:
     # What MODEL.ROI_MASK_HEAD.NAME AveragedMaskHeads averages, one a Cascade stage: mmdetection's converted models.
     cfg.MODEL.ROI_MASK_HEAD.AVERAGED = "MaskRCNNConvUpsampleHead"
 
+    # Of MODEL.BACKBONE.NAME build_timm_fpn_backbone: an extractor of timm below an FPN (pip install 'eql_d2[timm]').
+    # MODEL.FPN.IN_FEATURES are res2 to res5, by strides; MODEL.BACKBONE.FREEZE_AT counts the stem and the stages; the
+    # weights want RGB images with the mean and deviation that timm says (MODEL.PIXEL_MEAN, MODEL.PIXEL_STD).
+    cfg.MODEL.TIMM = CfgNode()
+    cfg.MODEL.TIMM.NAME = "convnext_tiny"
+    # Let timm fetch its weights, or load them from a file as timm saves them; neither: random, or from MODEL.WEIGHTS.
+    cfg.MODEL.TIMM.PRETRAINED = False
+    cfg.MODEL.TIMM.WEIGHTS = ""
+    # Stochastic depth; 0: none.
+    cfg.MODEL.TIMM.DROP_PATH_RATE = 0.0
+
     # Share of a RoI's own area that lies in an ignore region from which on the RoI, if it matches no ground truth, is
     # not sampled as background; 1 switches it off. Ignore regions are annotations with "iscrowd" or "ignore" 1, and
     # the unmatched boxes of a second annotation file. 0.5 is a choice of ours.

@@ -11,3 +11,4 @@ net = model.backbone.net
 net.embed_dim, net.depth, net.num_heads, net.drop_path_rate = 1024, 24, 16, 0.4
 net.window_block_indexes = [block for block in range(24) if block not in (5, 11, 17, 23)]  # those attend globally
 optimizer.params.lr_factor_func = partial(get_vit_lr_decay_rate, lr_decay_rate=0.8, num_layers=24)
+del net  # a config hands on its variables
