@@ -1,7 +1,7 @@
 """Make the environment `.venv`: the locked packages, Detectron2, this package. Run it by `make setup`.
 
 Runs on any Python 3.7+ with its standard library only. Reads from the environment, each optional:
-  PYTHON              the Python for the environment (3.10 to 3.12)
+  PYTHON              the Python for the environment (3.10 to 3.13)
   VENV                the environment's folder, default .venv
   DETECTRON2_SOURCE   folder or git URL[@revision] of official sources to compile; `release` returns
                       to the default; when unset, an existing environment keeps what it has
@@ -30,7 +30,7 @@ TOOLS = ROOT / "tools"
 
 UV_VERSION = "0.13.9"
 UV_AT_LEAST = (0, 6)
-PYTHONS = ((3, 10), (3, 11), (3, 12))
+PYTHONS = ((3, 10), (3, 11), (3, 12), (3, 13))
 PROBE = "import sys; print(*sys.version_info[:2], sys.executable)"
 
 
@@ -72,20 +72,20 @@ def requested_python():
         return None
     version, path = probe(os.path.expanduser(name))
     if version is None:
-        raise UserError(f"PYTHON={name}: there is no such Python; name one of version 3.10, 3.11 or 3.12")
+        raise UserError(f"PYTHON={name}: there is no such Python; name one of version 3.10, 3.11, 3.12 or 3.13")
     if version not in PYTHONS:
-        raise UserError(f"PYTHON={name}: this is Python {version[0]}.{version[1]}; 3.10, 3.11 or 3.12 is needed")
+        raise UserError(f"PYTHON={name}: this is Python {version[0]}.{version[1]}; 3.10, 3.11, 3.12 or 3.13 is needed")
     return version, path
 
 
 def find_python():
     """(version, path) of the Python to build on: this one if it is in range, else one on PATH."""
-    for name in (sys.executable, "python3.12", "python3.11", "python3.10"):
+    for name in (sys.executable, "python3.13", "python3.12", "python3.11", "python3.10"):
         version, path = probe(name)
         if version in PYTHONS:
             return version, path
     here = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    raise UserError(f"Python 3.10, 3.11 or 3.12 is needed (python3 is {here}); install one or name it: PYTHON=...")
+    raise UserError(f"Python 3.10 to 3.13 is needed (python3 is {here}); install one or name it: PYTHON=...")
 
 
 def uv_version(uv):
