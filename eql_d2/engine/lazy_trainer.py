@@ -194,7 +194,9 @@ class LazyTrainer(LongTailTrainer):
         _check_image_level_labels(model, self.lazy.dataloader.train)
         return model
 
-    def build_optimizer(self, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    def build_optimizer(  # type: ignore[override]
+        self, cfg: CfgNode, model: nn.Module
+    ) -> torch.optim.Optimizer:
         """The config's optimizer."""
         self.lazy.optimizer.params.model = model
         optimizer = instantiate(self.lazy.optimizer)

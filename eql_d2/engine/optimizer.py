@@ -39,7 +39,7 @@ def layer_factors(model: nn.Module, decay: float) -> dict[str, float]:
     """
     if not 0 < decay <= 1:
         raise UserError(f"SOLVER.LAYER_DECAY is {decay}; it must be more than 0 and at most 1, which is no decay.")
-    factors = {}
+    factors: dict[str, float] = {}
     for prefix, module in model.named_modules():
         if isinstance(module, TimmBackbone):
             depths = {name: module.depth_of(name) for name, _ in module.named_parameters()}

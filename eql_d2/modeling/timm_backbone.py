@@ -47,7 +47,8 @@ class TimmBackbone(Backbone):
     ) -> None:
         super().__init__()
         self.net = _create(name, pretrained, checkpoint_path, dict(options or {}))
-        strides, channels = self.net.feature_info.reduction(), self.net.feature_info.channels()
+        self._info: Any = self.net.feature_info
+        strides, channels = self._info.reduction(), self._info.channels()
         self._names = [f"res{stride.bit_length() - 1}" for stride in strides]
         absent = [feature for feature in out_features if feature not in self._names]
         if absent:
@@ -85,7 +86,7 @@ class TimmBackbone(Backbone):
 
     def depth_of(self, parameter: str) -> int:
         """How far from the bottom a parameter is: 0 in the stem, then its stage, from 1."""
-        infos = [info for info in self.net.feature_info.get_dicts() if info["reduction"] >= FIRST_STRIDE]
+        infos = [info for info in self._info.get_dicts() if info["reduction"] >= FIRST_STRIDE]
         stages = [info["module"].replace(".", "_") for info in infos]
         flat = parameter.removeprefix("net.").replace(".", "_")
         for place, stage in enumerate(stages, start=1):
