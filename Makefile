@@ -36,6 +36,9 @@ gpu-check: setup  ## check and measure on a GPU, in 8 minutes (DEVICE=cpu: a reh
 mutants: setup  ## change the code in 300 small ways, and name those that no test notices (hours)
 	@$(BIN)/python -m tests.mutation $(ARGS)
 
+test-faults: setup  ## kill trainings at random moments, break their files, compare what is resumed (long)
+	@$(BIN)/python benchmarks/faults.py --kills 100 --seed 0
+
 lint: setup  ## check style, formatting and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .

@@ -7,6 +7,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from eql_d2.engine.weight_average import AverageWeights
 from eql_d2.losses.distributed import sum_over_processes
 
 
@@ -28,17 +29,27 @@ class AverageBatchNorm(HookBase):
         iteration = self.trainer.iter + 1
         is_due = iteration == self.trainer.max_iter or any(iteration % period == 0 for period in self._periods)
         if is_due and comm.get_world_size() > 1:
-            average_statistics(self.trainer.model)
+            for model in self._models():
+                average_statistics(model)
 
-    def local_state(self) -> dict[str, Tensor]:
+    def _models(self) -> list[nn.Module]:
+        """The model that trains, and its moving average where there is one."""
+        hooks = getattr(self.trainer, "_hooks", ())
+        return [self.trainer.model, *(hook.model for hook in hooks if isinstance(hook, AverageWeights))]
+
+    def local_state(self) -> list[dict[str, Tensor]]:
         """This process's own statistics, for a checkpoint between two averages."""
-        return {name: tensor.cpu().clone() for name, tensor in training_statistics(self.trainer.model).items()}
+        return [
+            {name: tensor.cpu().clone() for name, tensor in training_statistics(model).items()}
+            for model in self._models()
+        ]
 
-    def load_local_state(self, state: dict[str, Tensor]) -> None:
+    def load_local_state(self, state: list[dict[str, Tensor]]) -> None:
         """Take back :meth:`local_state`."""
-        buffers = dict(self.trainer.model.named_buffers())
-        for name, kept in state.items():
-            buffers[name].copy_(kept)
+        for model, statistics in zip(self._models(), state, strict=True):
+            buffers = dict(model.named_buffers())
+            for name, kept in statistics.items():
+                buffers[name].copy_(kept)
 
 
 def training_statistics(model: nn.Module) -> dict[str, Tensor]:

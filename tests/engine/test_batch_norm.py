@@ -49,7 +49,7 @@ def test_means_over_processes_when_due_and_own_ones_before(tmp_path):
     launch(average, device="cpu", num_processes_per_machine=2, args=(tmp_path,))
     for rank in (0, 1):
         kept, state = torch.load(tmp_path / str(rank))
-        assert (kept["0.running_mean"] == rank + 1).all()
+        assert (kept[0]["0.running_mean"] == rank + 1).all()
         for name in ("0.running_mean", "0.running_var", "1.running_mean"):
             assert (state[name] == 1.5).all(), name
         assert (state["2.running_mean"] == rank + 1).all()
