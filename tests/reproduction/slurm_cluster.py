@@ -34,8 +34,8 @@ GresTypes=gpu
 SchedulerParameters=bf_interval=2,sched_interval=3
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs={cpus} Gres=gpu:2
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs={cpus} Gres=gpu:2
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs={cpus} Gres=gpu:1
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs={cpus} Gres=gpu:1
 PartitionName=low Nodes=n1,n2 Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=60 State=UP OverSubscribe=FORCE:4
 PartitionName=high Nodes=n1,n2 PriorityTier=10 PreemptMode=OFF State=UP
 """
@@ -72,7 +72,7 @@ class SlurmCluster:
         (folder / "munge.key").chmod(0o600)
         config = CONFIG.format(folder=folder, host=host, ports=_free_ports(3), cpus=os.cpu_count())
         (folder / "slurm.conf").write_text(config)
-        (folder / "gres.conf").write_text("NodeName=n1,n2 Name=gpu Count=2 Flags=CountOnly\n")
+        (folder / "gres.conf").write_text("AutoDetect=off\nNodeName=n1,n2 Name=gpu File=/dev/null\n")
         files = {name: f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "log", "seed")}
         self._start("munged", "-F", "--force", f"--socket={folder}/munge.socket", *files.values())
         _wait(lambda: (folder / "munge.socket").exists())
