@@ -14,7 +14,7 @@ from eql_d2.losses.distributed import sum_over_processes
 from tests.losses.all_losses import COLLECTING, NAMES, K, build, method_of
 
 # bags draws no others here, which two processes would draw differently.
-LOSSES = {name: partial(build, name, **({"others_ratio": 1000} if "bags" in name else {})) for name in NAMES}
+LOSSES = {name: partial(build, name, **({"others_ratio": 1000} if method_of(name) == "bags" else {})) for name in NAMES}
 # A switch that is set from outside is not collected.
 COLLECTED = [name for name in COLLECTING if method_of(name) != "ldam"]
 # RoIs of each process in each step: as many, none on the second, none on the first, no foreground on the second.

@@ -75,7 +75,7 @@ BROKEN = {
     "negative area": (changed("annotations", 2, area=-1), "annotation 102 of image 12 has an area that is negative"),
     "no images": (without("images"), "images missing"),
     "no categories": (without("categories"), "categories missing"),
-    "text as id": (changed("annotations", 0, image_id="10"), "annotations[0]"),
+    "a word as id": (changed("annotations", 0, image_id="ten"), "annotations[0]"),
 }
 
 
