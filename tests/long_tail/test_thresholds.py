@@ -17,3 +17,9 @@ def test_tail_ratio_by_hand():
     assert tail_ratio(0.02, COUNTS, 100) == pytest.approx(1 / 20)  # the threshold is strict
     assert tail_ratio(0.021, COUNTS, 100) == pytest.approx(5 / 20)
     assert tail_ratio(1, COUNTS, 100) == 1
+
+
+@pytest.mark.parametrize("ratio", [0, 1, -0.5, 1.5])
+def test_a_ratio_outside_its_range_is_named(ratio):
+    with pytest.raises(ValueError, match=f"The tail ratio is {ratio}; it must lie strictly between 0 and 1"):
+        lambda_for_tail_ratio(ratio, COUNTS, 100)

@@ -33,7 +33,7 @@ OPERATORS = {
 # Methods that a tensor or array can do without: the value stays of a kind that the next line takes.
 LEFT_OUT_METHODS = {"abs", "ceil", "clamp", "clamp_", "clip", "clone", "detach", "double", "float", "sort", "to"}
 BOUNDS = {"min", "max"}
-IN_ANY_ORDER = {"min", "max", "isinstance", "getattr"}  # or where the wrong one fails in any test
+IN_ANY_ORDER = {"min", "max", "minimum", "maximum", "isinstance", "getattr"}  # or where any test fails
 CHECKS_ALONE = ("strict",)  # of zip: what it guards against does not happen
 CONTEXT_DROPPED = "context dropped"
 TEXT_FOR_PEOPLE = {"extra_repr", "__repr__"}
@@ -246,14 +246,14 @@ class _Finder(ast.NodeVisitor):
 
     def visit_Call(self, node: ast.Call) -> None:
         first, second = (node.args + [None, None])[:2]
-        name = node.func.id if isinstance(node.func, ast.Name) else ""
+        name = ast.unparse(node.func).split(".")[-1]
         starred = any(isinstance(argument, ast.Starred) for argument in node.args[:2])
         if first and second and not starred and name not in IN_ANY_ORDER and ast.dump(first) != ast.dump(second):
             self._replace(node, "arguments swapped", args=[second, first, *node.args[2:]])
         for keyword in node.keywords:
             if keyword.arg not in (None, *CHECKS_ALONE):
                 self._replace(node, "keyword dropped", keywords=[k for k in node.keywords if k is not keyword])
-        if name in BOUNDS and first and second:
+        if isinstance(node.func, ast.Name) and name in BOUNDS and first and second:
             for argument in (first, second):
                 self._add(node, "bound dropped", f"({ast.unparse(argument)})")
         if isinstance(node.func, ast.Attribute) and node.func.attr in LEFT_OUT_METHODS:

@@ -329,7 +329,7 @@ def test_processes_that_start_at_once(path, cache, fresh, locks):
     content = make_content()
     content["annotations"] *= 500  # takes long enough for the others to come
     for number, annotation in enumerate(content["annotations"]):
-        content["annotations"][number] = {**annotation, "id": number}
+        content["annotations"][number] = {**annotation, "id": 1 + number}
     write_json(path, content)
     command = [sys.executable, "-c", RACE, str(path), locks]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}

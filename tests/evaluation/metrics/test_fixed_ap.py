@@ -125,6 +125,14 @@ def test_matching_prefers_what_counts():
     assert ignored[0, :, 0].tolist() == [False] * 3 + [True] * 6 + [False]
 
 
+def test_what_does_not_count_stays_free_for_another_detection():
+    """The first detection takes the object that counts, so that the second is left without one at low thresholds."""
+    left_out = np.zeros((4, 2), dtype=bool)
+    left_out[:, 1] = True
+    matched, _ = match(np.array([[0.6, 0.9], [0.6, 0.0]]), left_out)
+    assert matched[0, :, 1].tolist() == [False] * 10
+
+
 def test_of_equal_overlaps_the_later_object_is_taken():
     """As in the official package; the first object is left to the second detection, which overlaps nothing else."""
     matched, ignored = match(np.array([[0.8, 0.8], [0.8, 0.0]]), np.zeros((4, 2), dtype=bool))
