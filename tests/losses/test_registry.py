@@ -223,3 +223,7 @@ def test_class_weights_are_those_of_detection_without_background(loss_class):
     by_row = F.cross_entropy(logits, labels, reduction="none")
     expected = (loss.class_weights[labels].double() * by_row).sum() / 12
     torch.testing.assert_close(loss(logits, labels)["loss_cls"], expected)
+
+
+def test_options_are_what_neither_the_data_nor_the_task_decides():
+    assert METHODS["eql"].options == {"lambda_": 0.00177, "threshold": "step", "exclude_background": True}
