@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from eql_d2.losses import (
     CLASSIFICATION_LOSSES,
+    METHODS,
     BalancedGroupSoftmax,
     ClassBalancedLoss,
     FocalLoss,
