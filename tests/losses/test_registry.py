@@ -227,4 +227,4 @@ def test_class_weights_are_those_of_detection_without_background(loss_class):
 
 
 def test_options_are_what_neither_the_data_nor_the_task_decides():
-    assert set(METHODS["eql"].options) == {"lambda_", "threshold", "exclude_background"}
+    assert set(METHODS["seesaw"].options) == {"p", "q", "eps", "objectness"}
