@@ -5,12 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 import eql_d2.modeling  # noqa: F401  (registers the ROI heads)
 from eql_d2.data.emoji_lvis import EmojiLVISSpec, generate_emoji_lvis
 from eql_d2.data.registration import register_custom_datasets, set_class_metadata
 from eql_d2.engine import LongTailTrainer, load_config
 from tests.two_processes import TwoProcesses
+
+settings.register_profile("no_deadline", deadline=None)  # on a busy machine any example can take long
+settings.load_profile("no_deadline")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
