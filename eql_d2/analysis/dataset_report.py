@@ -124,9 +124,9 @@ def _facts_of(part: CheckedSet, train: CategoryCounts) -> dict[str, Any]:
         "instances an annotated image": f"{instances / max(counts.num_images, 1):.1f}",
         "classes": counts.num_classes,
         "classes without instances": counts.num_classes - len(with_images),
-        f"rare classes (r, at most {rare} training images, or none)": groups["r"],
-        f"common classes (c, {rare + 1} to {common} training images)": groups["c"],
-        f"frequent classes (f, more than {common} training images)": groups["f"],
+        f"rare classes (r, at most {rare} images, or none)": groups["r"],
+        f"common classes (c, {rare + 1} to {common} images)": groups["c"],
+        f"frequent classes (f, more than {common} images)": groups["f"],
         "imbalance (images of the most over those of the rarest class)": (
             f"{max(with_images) / min(with_images):,.0f}" if with_images else "–"
         ),

