@@ -6,7 +6,14 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-NOT_TOOLS_OF_A_WHEEL = ("demo.py", "set_up.py", "install_detectron2.py", "detectron2_edits.py", "__pycache__")
+NOT_TOOLS_OF_A_WHEEL = (
+    "demo.py",
+    "gpu_check.py",
+    "set_up.py",
+    "install_detectron2.py",
+    "detectron2_edits.py",
+    "__pycache__",
+)
 
 
 class BuildWithConfigsAndTools(build_py):

@@ -13,7 +13,7 @@ from eql_d2.errors import UserError
 from eql_d2.package_files import TOOLS
 from tests.conftest import ROOT
 
-JOBS_OF_A_CLONE = {"demo", "set_up", "install_detectron2", "detectron2_edits"}
+JOBS_OF_A_CLONE = {"demo", "gpu_check", "set_up", "install_detectron2", "detectron2_edits"}
 
 
 def run(*arguments, folder):
