@@ -138,8 +138,8 @@ def _told(cfg: CfgNode, key: str, counts: CategoryCounts) -> str:
         groups = dataclasses.replace(counts, thresholds=FrequencyThresholds(*value)).frequency_groups
         sentence += f" ({', '.join(f'{groups.count(letter)} classes are {letter}' for letter in 'rcf')})"
     if key.endswith(".BIN_EDGES"):
-        groups = torch.bucketize(torch.tensor(counts.instance_counts), torch.tensor(value), right=True)
-        sizes = torch.bincount(groups, minlength=len(value) + 1).tolist()
+        bins = torch.bucketize(torch.tensor(counts.instance_counts), torch.tensor(value), right=True)
+        sizes = torch.bincount(bins, minlength=len(value) + 1).tolist()
         sentence += f" ({' + '.join(map(str, sizes))} classes)"
     return sentence
 

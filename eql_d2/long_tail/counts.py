@@ -3,14 +3,15 @@
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
-import torch
-from torch import Tensor
 
 from eql_d2.errors import UserError
 from eql_d2.long_tail.groups import LVIS_THRESHOLDS, FrequencyThresholds
+
+if TYPE_CHECKING:  # the generated set counts without PyTorch, whose import its many short processes would wait for
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,10 @@ class CategoryCounts:
         return len(self.names)
 
     @cached_property
-    def image_frequencies(self) -> Tensor:
+    def image_frequencies(self) -> "Tensor":
         """(K,) float64, share of the images that hold each class."""
+        import torch
+
         return torch.tensor(self.image_counts, dtype=torch.float64) / max(self.num_images, 1)
 
     @cached_property

@@ -1,12 +1,13 @@
 """Thresholds that follow from category counts: EQL's λ by its tail ratio, and BAGS' bins."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # see counts.py
+    from torch import Tensor
 
 
-def tail_ratio(lambda_: float, image_counts: Tensor, num_images: int) -> float:
+def tail_ratio(lambda_: float, image_counts: "Tensor", num_images: int) -> float:
     """Share of all class images that belong to tail classes: TR(λ) = Σ T(f_j) N_j / Σ N_j.
 
     Args:
@@ -17,11 +18,13 @@ def tail_ratio(lambda_: float, image_counts: Tensor, num_images: int) -> float:
     Returns:
         A number in [0, 1] (paper, equation 6).
     """
+    import torch
+
     counts = torch.as_tensor(image_counts, dtype=torch.float64)
     return float(counts[counts / num_images < lambda_].sum() / counts.sum())
 
 
-def lambda_for_tail_ratio(ratio: float, image_counts: Tensor, num_images: int) -> float:
+def lambda_for_tail_ratio(ratio: float, image_counts: "Tensor", num_images: int) -> float:
     """The inverse of :func:`tail_ratio`: the smallest tail whose share reaches ``ratio``.
 
     λ is put midway between the tail's largest image frequency and the next larger one, so that no class
@@ -38,6 +41,8 @@ def lambda_for_tail_ratio(ratio: float, image_counts: Tensor, num_images: int) -
     Raises:
         ValueError: ``ratio`` is outside (0, 1).
     """
+    import torch
+
     if not 0 < ratio < 1:
         raise ValueError(f"The tail ratio is {ratio}; it must lie strictly between 0 and 1.")
     counts, classes = torch.unique(torch.as_tensor(image_counts, dtype=torch.float64), return_counts=True)

@@ -92,7 +92,7 @@ def start_project(
         raise UserError(f"--batch is {batch} and --epochs {epochs}; both must be at least 1.")
     if config_file.exists():
         raise UserError(f"{config_file} is there already; name another --output or --name.")
-    train_file, found = coco_file(Path(annotations), images and Path(images), output / "annotations.json")
+    train_file, found = coco_file(Path(annotations), Path(images) if images else None, output / "annotations.json")
     image_folder = found or train_file.parent
     check = examine_dataset(
         train_file,
