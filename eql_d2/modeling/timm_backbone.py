@@ -47,8 +47,9 @@ class TimmBackbone(Backbone):
     ) -> None:
         super().__init__()
         self.net = _create(name, pretrained, checkpoint_path, dict(options or {}))
-        self._info: Any = self.net.feature_info
-        strides, channels = self._info.reduction(), self._info.channels()
+        info: Any = self.net.feature_info
+        self._info = info
+        strides, channels = info.reduction(), info.channels()
         self._names = [f"res{stride.bit_length() - 1}" for stride in strides]
         absent = [feature for feature in out_features if feature not in self._names]
         if absent:
