@@ -133,8 +133,9 @@ class AtomicCheckpointer(DetectionCheckpointer):
         content = _in_form_of_detectron2(content, path.suffix)
         tensors = tensors_by_name(content.get("model"))
         if not tensors:
+            if isinstance(content.get("model"), Mapping):
+                check_form(filename, content["model"])  # names the command for files of other code bases
             raise UserError(f"Weights {path} hold no tensors by name; check MODEL.WEIGHTS.")
-        check_form(filename, tensors)
         self._source = filename
         return {**content, "model": tensors}
 
