@@ -79,7 +79,7 @@ class SlurmCluster:
         self._start("slurmctld", "-D")
         for node in ("n1", "n2"):
             self._start("slurmd", "-D", "-N", node)
-        if not _wait(lambda: self.run("sinfo", "-h", "-o", "%D %t").split() == ["2", "idle"] * 2):
+        if not _wait(lambda: self.run("sinfo", "-h", "-N", "-p", "low", "-o", "%t").split() == ["idle", "idle"]):
             logs = "".join(path.read_text()[-500:] for path in folder.glob("*.log"))
             self.stop()
             pytest.skip(f"Slurm's daemons do not run on this machine: {logs}")
@@ -124,7 +124,7 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def _wait(holds, seconds: float = 30) -> bool:
+def _wait(holds, seconds: float = 120) -> bool:
     end = time.monotonic() + seconds
     while not (held := holds()) and time.monotonic() < end:
         time.sleep(0.5)
