@@ -92,7 +92,8 @@ class SlurmCluster:
 
     def run(self, *command: str) -> str:
         """What one of Slurm's commands prints; empty if it fails."""
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
+        environment = {**os.environ, **{name: self.environment[name] for name in ("SLURM_CONF", "PATH")}}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)  # a job gets what is set by now
         return done.stdout.strip() if done.returncode == 0 else ""
 
     def state_of(self, job: str) -> str:
