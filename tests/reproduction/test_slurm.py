@@ -14,7 +14,7 @@ from tests.reproduction.slurm_cluster import SlurmCluster
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 SETUP = (
     f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH PYTHONPATH={shlex.quote(str(ROOT))} "
-    "OMP_NUM_THREADS=1"
+    "OMP_NUM_THREADS=1 MASTER_ADDR=127.0.0.1"
 )
 PORTS = """#!/bin/bash
 #SBATCH --ntasks=2 --nodes=2 --output=ports.log
