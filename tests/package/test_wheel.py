@@ -119,4 +119,4 @@ def test_it_trains_evaluates_and_predicts_away_from_the_clone(away, tiny_set):
     eql_d2(away, "predict", picture, "--weights", run / "model_final.pth", "--output", "pictures")
     assert (away / "pictures" / "results.json").exists()
     assert "eql_t2" in eql_d2(away, "reproduce", "list")
-    assert str(away / "venv") in eql_d2(away, "reproduce", "run", "eql_t2/r014", "--dry-run")
+    assert "site-packages/eql_d2/tools/train_net.py" in eql_d2(away, "reproduce", "run", "eql_t2/r014", "--dry-run")
