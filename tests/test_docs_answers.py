@@ -56,7 +56,7 @@ def test_losses_at_the_start():
 
 
 def test_sizes_of_tensors():
-    for _, size, megabytes in table_with(("tensor", "size", "MB")).rows:
+    for _, size, megabytes, _ in table_with(("tensor", "size", "MB", "here")).rows:
         entries = np.prod([int(side) for side in size.split(" × ")])
         assert entries * 4 / 1e6 == pytest.approx(float(megabytes), rel=0.03), size
 

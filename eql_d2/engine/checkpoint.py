@@ -46,6 +46,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
         """
         partial = f".{name}.partial"
         try:
+            Path(self.save_dir).mkdir(parents=True, exist_ok=True)
             super().save(partial, **self.description, **kwargs)  # calls tag_last_checkpoint once the file is complete
         except (OSError, RuntimeError) as error:
             Path(self.save_dir, f"{partial}.pth").unlink(missing_ok=True)

@@ -387,4 +387,6 @@ def hide_user_errors() -> None:
 
 
 def _is_not_user_error(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], UserError))
+    error = record.exc_info[1] if record.exc_info else None
+    # A process that waits for one which ended by a mistake sees the connection close; the mistake is told already.
+    return not (isinstance(error, UserError) or "Connection closed by peer" in str(error))

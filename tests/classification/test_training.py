@@ -16,12 +16,12 @@ from torch import nn
 
 from eql_d2.classification.classifier_trainer import (
     CLASSIFICATION,
-    AverageBatchNorm,
     ClassifierTrainer,
     reweighting_start,
 )
 from eql_d2.classification.datasets import load_image_set
 from eql_d2.engine import setup
+from eql_d2.engine.batch_norm import AverageBatchNorm
 from eql_d2.engine.ledger.reading import read_entry
 from eql_d2.errors import UserError
 from tests.classification.conftest import DIGITS, ready

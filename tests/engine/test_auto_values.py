@@ -31,6 +31,7 @@ def test_auto_in_a_file_or_on_the_command_line(tmp_path, place):
     lines = ["MODEL:", "  ROI_HEADS: {NUM_CLASSES: auto}", "  LONG_TAIL:", "    PRIOR_PROB: auto"]
     lines += ["    EQL: {LAMBDA: auto}", "    DROP_LOSS: {LAMBDA: auto}", "    BAGS: {BIN_EDGES: auto}"]
     lines += ["    SEQL: {LAMBDA: auto}", "    FREQUENCY_THRESHOLDS: auto", "  CLASSIFIER: {NUM_CLASSES: auto}"]
+    lines += ["  RETINANET: {NUM_CLASSES: auto}"]
     (tmp_path / "my.yaml").write_text("\n".join([f"_BASE_: {TINY}", *lines]))
     cfg = load_config(*((str(tmp_path / "my.yaml"), []) if place == "file" else (TINY, all_auto())))
     assert set(cfg.MODEL.LONG_TAIL.AUTO) == set(AUTO_KEYS)

@@ -41,10 +41,14 @@ def test_methods_and_their_keys_are_the_rows():
     assert pytest.approx(0.124, abs=0.001) == cfg_of("seesaw_t1/r117").DATALOADER.REPEAT_THRESHOLD
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS.values() if method.predictor and method.options])
+def numbers_of(method):
+    return {keyword: value for keyword, value in method.options.items() if isinstance(value, (int, float))}
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS.values() if method.predictor and numbers_of(method)])
 def test_no_method_s_keys_are_forgotten(method):
     """As those of federated loss once were: a row's 7 classes silently became the default's 50."""
-    keyword, default = next((k, v) for k, v in method.options.items() if isinstance(v, (int, float)))
+    keyword, default = next(iter(numbers_of(method).items()))
     key = f"MODEL.LONG_TAIL.{method.node}.{key_of(keyword)}"
     value = not default if isinstance(default, bool) else type(default)(default / 2)
     cfg = load_config("configs/LVISv1/official/mask_rcnn_R50_FPN/softmax.yaml", [key, str(value)])

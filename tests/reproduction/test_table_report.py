@@ -14,7 +14,7 @@ from tests.analysis.test_dataset_report import PageReader
 from tests.conftest import ROOT
 from tests.ledger_entries import made_up_entry
 
-CONFIG = "configs/LVISv0.5/official/mask_rcnn_R50_FPN/sigmoid.yaml"
+CONFIG = "configs/LVISv0.5/official/mask_rcnn_R50_FPN/softmax.yaml"
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_reported_reproduced_difference(ledger):
     assert box == ["20.8", "22.2 ± 0.2", "+1.4"]  # more than two errors better
     assert rows["r072"][16] == "2"
     assert section.count('better" data-v="1.4"') == 1 and "worse" not in section
-    assert rows["r072"][0] == "Sigmoid BCE baseliner072 · Mask R-CNN R50-FPN"
+    assert rows["r072"][0] == "Mask R-CNN baseliner072 · Mask R-CNN R50-FPN"
     assert rows["r073"][1:4] == ["24.0", "–", "–"]  # no run
     assert list(rows) == [row.id for row in find_table("eql_readme").rows]
     assert "seed_2.json is named after row eql_readme/r072, but differs from it in SOLVER.BASE_LR" in section
