@@ -16,7 +16,7 @@ from eql_d2.child_processes import end_with_parent
 from eql_d2.engine.stopping import RunStopped, stop_request
 from eql_d2.errors import UserError
 
-SECONDS_TO_FOLLOW = 5.0  # that processes get to end by themselves when one of them has failed
+SECONDS_TO_FOLLOW = 15.0  # that processes get to end by themselves when one of them has failed
 MEMORY_HINT = (
     "perhaps as memory ran out; use fewer processes or a smaller SOLVER.IMS_PER_BATCH, and go on with --resume"
 )
@@ -94,7 +94,7 @@ def _tell(processes: Sequence[Any], told: Sequence[tuple]) -> None:
         stops.append((stop_request.signal_number, ""))
     if stops:
         raise RunStopped(*max(stops, key=lambda stop: stop[1]))
-    for _, kind, what in sorted(told):
+    for _, kind, what in sorted(told, key=lambda entry: (_is_consequence(*entry[1:]), entry[0])):
         if kind == "mistake":
             raise UserError(what)
         if kind == "killed":
@@ -103,6 +103,11 @@ def _tell(processes: Sequence[Any], told: Sequence[tuple]) -> None:
     codes = [process.exitcode for process in processes]
     if any(codes):
         raise RuntimeError(f"Processes of the run ended with the statuses {codes}.")
+
+
+def _is_consequence(kind: str, what: Any) -> bool:
+    """Whether a process failed because another was gone, which may be told before that one has cleaned up."""
+    return kind == "failed" and any(text in what for text in ("Connection closed by peer", "Connection reset by peer"))
 
 
 def _guarded(work: Callable[..., None], arguments: tuple, mouth: Any, parent: int) -> None:
