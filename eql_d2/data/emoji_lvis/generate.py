@@ -104,7 +104,7 @@ def _non_empty_files(folder: Path) -> set[str]:
 
 def glyphs_of(spec: EmojiLVISSpec) -> tuple[Glyph, ...]:
     """The classes of a set, sorted by name."""
-    left_out = glyphs_of(PRESETS[spec.other_than]) if spec.other_than else ()
+    left_out = tuple(glyph for name in spec.left_out for glyph in glyphs_of(PRESETS[name]))
     return select_glyphs(spec.num_classes, spec.seed, left_out)
 
 

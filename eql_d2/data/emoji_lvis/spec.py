@@ -33,7 +33,7 @@ class EmojiLVISSpec:
             label), as a share of its annotated images, in [0, 0.5].
         object_size: smallest and largest length of an object as shares of `image_size`.
         max_objects_per_image: most objects in one image, annotated or not.
-        other_than: name of a preset none of whose classes this set has; empty for none.
+        other_than: name of a preset, or names, none of whose classes this set has; empty for none.
         negatives_per_image: classes that are verified to be absent from an image, in the mean, rare, common and
             frequent ones in LVIS's ratios; LVIS's own number is
             :data:`~eql_d2.data.emoji_lvis.federation.LVIS_NEGATIVES_PER_IMAGE`. 0 labels far more than LVIS: each class
@@ -54,11 +54,13 @@ class EmojiLVISSpec:
     unannotated_share: float = 0.10
     object_size: tuple[float, float] = (0.14, 0.45)
     max_objects_per_image: int = 12
-    other_than: str = ""
+    other_than: str | tuple[str, ...] = ""
     negatives_per_image: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "object_size", tuple(self.object_size))
+        if not isinstance(self.other_than, str):
+            object.__setattr__(self, "other_than", tuple(self.other_than))
         self._check_ranges()
         counts = plan_image_counts(self.num_classes, self.num_train_images, self.max_class_share)
         mean_classes = counts.sum() * (1 + self.unannotated_share) / self.num_train_images
@@ -95,12 +97,19 @@ class EmojiLVISSpec:
             (0 <= self.unannotated_share <= 0.5, "unannotated_share", "a share in [0, 0.5]"),
             (0.05 <= smallest <= largest <= 0.8, "object_size", "two ascending shares in [0.05, 0.8]"),
             (self.max_objects_per_image >= 1, "max_objects_per_image", "at least 1"),
-            (self.other_than in ("", *PRESETS), "other_than", f"one of {', '.join(PRESETS)}"),
+            (all(name in PRESETS for name in self.left_out), "other_than", f"one of {', '.join(PRESETS)}"),
             (self.negatives_per_image >= 0, "negatives_per_image", "a number of classes, or 0"),
         ]
         for holds, field, allowed in checks:
             if not holds:
                 raise ValueError(f"{field} is {getattr(self, field)!r}; use {allowed}.")
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Names of the presets none of whose classes this set has."""
+        if isinstance(self.other_than, tuple):
+            return self.other_than
+        return (self.other_than,) if self.other_than else ()
 
     @property
     def equalization_lambda(self) -> float:
@@ -136,5 +145,5 @@ PRESETS["federated_pretrain"] = EmojiLVISSpec(
     name="federated_pretrain",
     max_class_share=0.1,
     object_size=(0.16, 0.5),
-    other_than="federated",
+    other_than=("demo", "federated"),
 )
