@@ -28,6 +28,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--num-classes", type=int, help="3 to 1203")
     parser.add_argument("--train-images", type=int, dest="num_train_images")
     parser.add_argument("--val-images", type=int, dest="num_val_images")
+    parser.add_argument("--test-images", type=int, dest="num_test_images", help="of a third split (default: none)")
     parser.add_argument("--image-size", type=int, help="side of the square images in pixels")
     parser.add_argument("--seed", type=int)
     parser.add_argument(
@@ -45,14 +46,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def spec_from_args(args: argparse.Namespace) -> EmojiLVISSpec:
     """The preset with what the command line changes."""
     preset = PRESETS[args.preset]
-    fields = ("num_classes", "num_train_images", "num_val_images", "image_size", "seed", "negatives_per_image")
-    changes = {field: value for field in fields if (value := getattr(args, field)) is not None}
+    known = {field.name for field in dataclasses.fields(preset)} - {"name"}
+    changes = {field: value for field, value in vars(args).items() if field in known and value is not None}
     spec = dataclasses.replace(preset, **changes)
     if args.name:
         return dataclasses.replace(spec, name=args.name)
     if spec == preset:
         return spec
     sizes = f"c{spec.num_classes}_t{spec.num_train_images}_v{spec.num_val_images}_s{spec.image_size}"
+    if spec.num_test_images:
+        sizes += f"_x{spec.num_test_images}"
     federation = f"_n{spec.negatives_per_image:g}".replace(".", "_") if spec.negatives_per_image else ""
     return dataclasses.replace(spec, name=f"{sizes}{federation}_seed{spec.seed}")
 
@@ -70,7 +73,8 @@ def main(argv: list[str] | None = None) -> int:
     categories = val["categories"]
     groups = Counter(category["frequency"] for category in categories)
     instances = sum(category["instance_count"] for category in categories)
-    print(f"{folder}: {spec.num_train_images} train, {spec.num_val_images} val images of {spec.image_size} px")
+    sizes = ", ".join(f"{num_images} {split}" for split, num_images in spec.num_images.items())
+    print(f"{folder}: {sizes} images of {spec.image_size} px")
     print(f"{len(categories)} classes: {groups['r']} rare, {groups['c']} common, {groups['f']} frequent")
     print(f"{instances} annotated train instances")
     shares = verified_shares(val, {category["id"]: category["frequency"] for category in categories})

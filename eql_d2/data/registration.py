@@ -188,7 +188,7 @@ def register_builtin_datasets() -> None:
         register_open_images(f"openimages_challenge2019_{split}", source)
     for preset, spec in PRESETS.items():
         folder = root / "emoji_lvis" / spec.name
-        for split in ("train", "val"):
+        for split in spec.num_images:
             register_lvis_format(
                 f"emoji_lvis_{preset}_{split}",
                 folder / f"{split}.json",

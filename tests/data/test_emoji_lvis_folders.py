@@ -43,6 +43,27 @@ def test_same_bytes_whatever_the_number_of_workers(tmp_path):
     assert digests(reseeded)["train/000001.jpg"] != digests(one)["train/000001.jpg"]
 
 
+def test_a_third_split_is_like_val_and_changes_nothing_else(tmp_path):
+    spec = dataclasses.replace(TINY, num_test_images=6)
+    without = generate_emoji_lvis(TINY, tmp_path / "without", workers=1, progress=False)
+    folder = generate_emoji_lvis(spec, tmp_path / "with", workers=1, progress=False)
+    before, after = digests(without), digests(folder)
+    assert {name: after[name] for name in before if name != "spec.json"} == {
+        name: digest for name, digest in before.items() if name != "spec.json"
+    }
+    test, val = read_json(folder / "test.json"), read_json(folder / "val.json")
+    assert [image["id"] for image in test["images"]] == list(range(215, 221))  # after 210 and 4
+    assert test["categories"] == val["categories"]
+    pictures = {digest for name, digest in after.items() if name.startswith(("val/", "test/"))}
+    assert len(pictures) == 4 + 6
+    images_of_class = {category["id"]: set() for category in test["categories"]}
+    for annotation in test["annotations"]:
+        images_of_class[annotation["category_id"]].add(annotation["image_id"])
+    assert len({len(images) for images in images_of_class.values()}) == 1
+    (folder / "test" / "000217.jpg").unlink()
+    assert not is_complete(spec, folder)
+
+
 def test_a_complete_set_is_used_again(folder, monkeypatch):
     monkeypatch.setattr(generate_module, "_write_set", lambda *_: pytest.fail("generated again"))
     assert generate_emoji_lvis(SPEC, folder.parent, progress=False) == folder
@@ -107,6 +128,8 @@ def test_file_names_reach_the_images_both_ways(folder):
         ({"num_train_images": 150}, "150 train images .* at least 253"),
         ({"num_classes": 200}, "200 classes in 300 train images"),
         ({"num_val_images": 0}, "num_val_images is 0"),
+        ({"num_test_images": -1}, "num_test_images is -1"),
+        ({"num_test_images": 1}, "1 test images cannot show each of 12 classes"),
         ({"num_val_images": 1}, "1 val images cannot show each of 12 classes"),
         ({"max_class_share": 0.0}, "max_class_share is 0"),
         ({"image_size": 20}, "image_size is 20"),

@@ -55,7 +55,7 @@ def generate_emoji_lvis(
         progress: show a progress bar with the time left on stderr.
 
     Returns:
-        `root/<spec.name>`, with train.json, val.json, train/, val/, spec.json and ATTRIBUTION.txt.
+        `root/<spec.name>`, with train.json and train/ (val, test alike), spec.json and ATTRIBUTION.txt.
 
     Raises:
         UserError: the folder holds something else than this set.
@@ -87,8 +87,8 @@ def is_complete(spec: EmojiLVISSpec, folder: str | os.PathLike) -> bool:
     folder = Path(folder)
     if _stored_spec(folder) != _spec_record(spec):
         return False
-    expected = {f"{split}.json" for split in SPLITS}
-    for split in SPLITS:
+    expected = {f"{split}.json" for split in spec.num_images}
+    for split in spec.num_images:
         expected.update(image_file_name(split, image_id) for image_id in image_ids(spec, split))
     return expected <= _non_empty_files(folder)
 
@@ -111,7 +111,11 @@ def glyphs_of(spec: EmojiLVISSpec) -> tuple[Glyph, ...]:
 def _spec_record(spec: EmojiLVISSpec) -> dict:
     # Through JSON and back, so that it compares equal to what is read from spec.json (tuples become lists).
     record = {**dataclasses.asdict(spec), "generator_version": GENERATOR_VERSION}
-    for field in ("other_than", "negatives_per_image"):  # sets from before there were such fields are as they were
+    for field in (
+        "other_than",
+        "negatives_per_image",
+        "num_test_images",
+    ):  # sets from before there were such fields are as they were
         if not record[field]:
             del record[field]
     return orjson.loads(orjson.dumps(record))
@@ -159,11 +163,11 @@ def _move_into_place(spec: EmojiLVISSpec, partial: Path, folder: Path) -> None:
 def _write_set(spec: EmojiLVISSpec, folder: Path, workers: int, progress: bool) -> None:
     """Write all files of a set; spec.json, which makes it count as one, comes last."""
     glyphs = glyphs_of(spec)
-    plans = [plan_split(spec, split) for split in SPLITS]
-    for split in SPLITS:
+    plans = [plan_split(spec, split) for split in spec.num_images]
+    for split in spec.num_images:
         (folder / split).mkdir()
     jobs = [(plan.split, image) for plan in plans for image in plan.images]
-    annotations: dict[str, list[dict]] = {split: [] for split in SPLITS}
+    annotations: dict[str, list[dict]] = {split: [] for split in spec.num_images}
     with tqdm(
         total=len(jobs), desc=f"EmojiLVIS {spec.name}", unit="image", file=sys.stderr, disable=not progress
     ) as bar:

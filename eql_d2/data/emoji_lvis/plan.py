@@ -11,7 +11,7 @@ from eql_d2.data.emoji_lvis.image_counts import plan_image_counts
 from eql_d2.data.emoji_lvis.spec import EmojiLVISSpec
 from eql_d2.long_tail import LVIS_THRESHOLDS
 
-SPLITS = ("train", "val")
+SPLITS = ("train", "val", "test")  # their places are in the seeds of what is drawn
 
 # Chance of 1, 2 and 3 instances of a class in an image that holds it.
 INSTANCES_PER_PRESENCE = (0.74, 0.18, 0.08)
@@ -23,7 +23,7 @@ NOT_EXHAUSTIVE_CHANCE = {"r": 0.05, "c": 0.15, "f": 0.30}
 
 # Verified-absent images of a class per image that holds it. Val has more: federated AP counts a false
 # positive only in images where the class is present or verified absent. Not of a set with `negatives_per_image`.
-NEGATIVES_PER_POSITIVE = {"train": 1.0, "val": 4.0}
+NEGATIVES_PER_POSITIVE = {"train": 1.0, "val": 4.0, "test": 4.0}
 MIN_NEGATIVES = 10
 
 
@@ -82,28 +82,22 @@ def train_image_counts(spec: EmojiLVISSpec) -> np.ndarray:
     return np.random.default_rng([spec.seed, 1]).permutation(counts)
 
 
-def val_image_counts(spec: EmojiLVISSpec) -> np.ndarray:
-    """Planned val image counts by class index: the same for all, so that rare classes are measured too."""
-    return np.full(spec.num_classes, spec.val_images_per_class(train_image_counts(spec)))
-
-
 def plan_split(spec: EmojiLVISSpec, split: str) -> SplitPlan:
     """Plan a split: objects, negatives and gaps of every image.
 
     Args:
         spec: the set.
-        split: "train" or "val". Val has no unannotated objects: it is there to measure with.
+        split: "train", "val" or "test". The latter two have no unannotated objects: they are there to measure with.
     """
     rng = np.random.default_rng([spec.seed, 2, SPLITS.index(split)])
     train_counts = train_image_counts(spec)
     frequencies = [LVIS_THRESHOLDS.letter(count) for count in train_counts]
+    num_images, counts = spec.num_images[split], spec.image_counts(split, train_counts)
     if split == "train":
-        num_images, counts = spec.num_train_images, train_counts
         is_frequent = np.array(frequencies) == "f"
         hidden_counts = np.where(is_frequent, np.round(spec.unannotated_share * counts).astype(int), 0)
         hidden_counts = np.minimum(hidden_counts, num_images - counts)
     else:
-        num_images, counts = spec.num_val_images, val_image_counts(spec)
         hidden_counts = np.zeros_like(counts)
 
     presences = _deal_classes(counts + hidden_counts, num_images, spec.max_objects_per_image, rng)

@@ -38,10 +38,13 @@ def dataset_header(spec: EmojiLVISSpec, split: str) -> dict:
 
 
 def image_ids(spec: EmojiLVISSpec, split: str) -> range:
-    """Image ids of a split; they start at 1 and go on from train to val, so that no two images share one."""
-    if split == "train":
-        return range(1, 1 + spec.num_train_images)
-    return range(1 + spec.num_train_images, 1 + spec.num_train_images + spec.num_val_images)
+    """Image ids of a split; they start at 1 and go on from split to split, so that no two images share one."""
+    first = 1
+    for name, num_images in spec.num_images.items():
+        if name == split:
+            return range(first, first + num_images)
+        first += num_images
+    raise ValueError(f"{spec.name} has no split {split!r}.")
 
 
 def image_file_name(split: str, image_id: int) -> str:

@@ -39,6 +39,7 @@ class EmojiLVISSpec:
             :data:`~eql_d2.data.emoji_lvis.federation.LVIS_NEGATIVES_PER_IMAGE`. 0 labels far more than LVIS: each class
             is verified to be absent from as many images as hold it (train), or four times as many (val), and from 10
             at least.
+        num_test_images: images of a third split, made as val's are, to report on what was chosen on val; 0 for none.
 
     Raises:
         ValueError: a value is out of range or the sizes do not fit together.
@@ -56,6 +57,7 @@ class EmojiLVISSpec:
     max_objects_per_image: int = 12
     other_than: str | tuple[str, ...] = ""
     negatives_per_image: float = 0.0
+    num_test_images: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "object_size", tuple(self.object_size))
@@ -70,26 +72,35 @@ class EmojiLVISSpec:
                 f"classes per image, too many for max_objects_per_image {self.max_objects_per_image}; "
                 "use more train images, fewer classes or a smaller max_class_share."
             )
-        if self.num_classes > MAX_MEAN_FILL * self.max_objects_per_image * self.num_val_images:
-            raise ValueError(
-                f"{self.num_val_images} val images cannot show each of {self.num_classes} classes; use more."
-            )
-        if self.negatives_per_image:
-            letters = [LVIS_THRESHOLDS.letter(count) for count in counts]
-            for split, num_images in (("train", self.num_train_images), ("val", self.num_val_images)):
-                present = counts if split == "train" else np.full(self.num_classes, self.val_images_per_class(counts))
-                check_negatives(letters, present, num_images, self.negatives_per_image, split)
+        for split, num_images in self.num_images.items():
+            if self.num_classes > MAX_MEAN_FILL * self.max_objects_per_image * num_images:
+                raise ValueError(
+                    f"{num_images} {split} images cannot show each of {self.num_classes} classes; use more."
+                )
+            if self.negatives_per_image:
+                letters = [LVIS_THRESHOLDS.letter(count) for count in counts]
+                check_negatives(letters, self.image_counts(split, counts), num_images, self.negatives_per_image, split)
 
-    def val_images_per_class(self, train_counts: np.ndarray) -> int:
-        """In how many val images each class is: the same for all, as many classes in an image as in train."""
+    @property
+    def num_images(self) -> dict[str, int]:
+        """{split: number of images} of the splits that the set has, in the order of their image ids."""
+        sizes = {"train": self.num_train_images, "val": self.num_val_images, "test": self.num_test_images}
+        return {split: size for split, size in sizes.items() if size or split != "test"}
+
+    def image_counts(self, split: str, train_counts: np.ndarray) -> np.ndarray:
+        """In how many images of a split each class is: in val and test the same for all, so that rare classes are
+        measured too, and as many classes in an image as in train."""
+        if split == "train":
+            return train_counts
         classes_per_image = train_counts.sum() / self.num_train_images
-        count = round(self.num_val_images * classes_per_image / self.num_classes)
-        return int(np.clip(count, 1, self.num_val_images))
+        count = round(self.num_images[split] * classes_per_image / self.num_classes)
+        return np.full(self.num_classes, np.clip(count, 1, self.num_images[split]))
 
     def _check_ranges(self) -> None:
         smallest, largest = self.object_size
         checks = [
             (self.num_val_images >= 1, "num_val_images", "at least 1"),
+            (self.num_test_images >= 0, "num_test_images", "0 or more"),
             (self.image_size >= 64, "image_size", "at least 64"),
             (self.seed >= 0, "seed", "0 or more"),
             (re.fullmatch(r"[\w-]+", self.name), "name", "letters, digits, '_' and '-'"),
@@ -130,12 +141,13 @@ PRESETS["pretrain"] = EmojiLVISSpec(
 PRESETS["federated"] = EmojiLVISSpec(
     300,
     5000,
-    1000,
+    500,
     128,
     name="federated",
     max_class_share=0.05,
     object_size=(0.16, 0.5),
     negatives_per_image=LVIS_NEGATIVES_PER_IMAGE,
+    num_test_images=1000,
 )
 PRESETS["federated_pretrain"] = EmojiLVISSpec(
     240,
