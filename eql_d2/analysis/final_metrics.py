@@ -1,11 +1,11 @@
 """Tables of LVIS metrics from run folders."""
 
-import json
 import math
 from pathlib import Path
 
 from tabulate import tabulate
 
+from eql_d2.engine.metrics_file import read_metrics_file
 from eql_d2.errors import UserError
 
 TABLE_METRICS = ("AP", "AP50", "AP75", "APr", "APc", "APf")
@@ -26,13 +26,7 @@ def read_final_metrics(run_folder: str | Path) -> Metrics:
     """
     path = Path(run_folder) / "metrics.json"
     metrics: Metrics = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):  # the last one of a run that was killed
-            continue
-        if not isinstance(record, dict):
-            raise UserError(f"{path} is no metrics.json of a run; move it away.")
+    for record in read_metrics_file(path) if path.exists() else ():
         for key, value in record.items():
             task, _, metric = key.partition("/")
             if task in ("bbox", "segm"):

@@ -14,6 +14,7 @@ from eql_d2.engine.class_watch import FILE_NAME as GRADIENT_FILE
 from eql_d2.engine.description import read_description
 from eql_d2.engine.ledger.reading import read_entry
 from eql_d2.engine.ledger.writing import FILE_NAME as LEDGER_FILE
+from eql_d2.engine.metrics_file import read_metrics_file
 from eql_d2.engine.setup import parse_config
 from eql_d2.errors import UserError
 from eql_d2.plain_files import load_checkpoint, text_of_csv
@@ -166,17 +167,7 @@ class FinishedRun:
 
     @cached_property
     def _metric_lines(self) -> list[dict[str, Any]]:
-        lines = []
-        path = self._file("metrics.json")
-        for line in path.read_text().splitlines():
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):  # the last one of a run that was killed
-                continue
-            if not isinstance(record, dict):
-                raise UserError(f"{path} is no metrics.json of a run; move it away.")
-            lines.append(record)
-        return lines
+        return read_metrics_file(self._file("metrics.json"))
 
     def _file(self, name: str) -> Path:
         if self.folder is None:

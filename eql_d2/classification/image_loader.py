@@ -12,11 +12,10 @@ from eql_d2.classification.image_set import ImageSet
 from eql_d2.classification.transforms import ImageMapper
 from eql_d2.data.training.build_sampler import build_sampler
 from eql_d2.data.training.image_classes import ImageClasses
-from eql_d2.data.training.loader import BatchSampler, TrainLoader, batch_size_of_process
+from eql_d2.data.training.loader import BatchSampler, TrainLoader, batch_size_of_process, seeded_loader
 from eql_d2.data.training.sampler_report import report_classes_shown_by
-from eql_d2.data.training.seeding import derived_seed
-from eql_d2.data.training.training_samples import MappedImages, SeededDataset
-from eql_d2.data.training.unreadable_images import NamingMapper, UnreadableImages
+from eql_d2.data.training.training_samples import MappedImages
+from eql_d2.data.training.unreadable_images import NamingMapper
 from eql_d2.errors import UserError
 
 
@@ -57,15 +56,7 @@ def build_train_loader(cfg: CfgNode, seed: int) -> TrainLoader:
     groups = [0] * len(image_set)
     batches = BatchSampler(lambda: iter(sampler), groups, batch_size_of_process(cfg))
     images = MappedImages(image_set, ImageMapper(cfg, is_train=True))
-    unreadable = UnreadableImages(cfg.DATALOADER.MAX_UNREADABLE_IMAGES)
-    dataset = SeededDataset(
-        images,
-        images,
-        groups=groups,
-        seed=derived_seed(seed, comm.get_rank()),
-        max_unreadable=unreadable.limit,
-    )
-    return TrainLoader(dataset, batches, cfg.DATALOADER.NUM_WORKERS, unreadable)
+    return seeded_loader(cfg, seed, images, batches, groups)
 
 
 def training_set(cfg: CfgNode) -> ImageSet:

@@ -91,6 +91,24 @@ class MetricsFile(EventWriter):
         self.last_iteration = max(by_iteration)
 
 
+def read_metrics_file(path: str | Path) -> list[dict[str, Any]]:
+    """The records of a ``metrics.json``, one of each line; without the half line of a run that was killed.
+
+    Raises:
+        UserError: it is of something else.
+    """
+    records = []
+    for line in Path(path).read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if not isinstance(record, dict):
+            raise UserError(f"{path} is no metrics.json of a run; move it away.")
+        records.append(record)
+    return records
+
+
 class TensorboardFile(EventWriter):
     """Detectron2's TensorBoard writer, opened with the first value; on a full disk it ends with one warning.
 

@@ -138,10 +138,32 @@ def build_train_loader(cfg: CfgNode, seed: int, mapper: Callable | None = None) 
         cfg, LongTailMapper(cfg, is_train=True, augmentations=augmentations, recompute_boxes=False)
     )
     images = MappedImages(dicts, mapper)
+    make_sample = build_copy_paste(cfg, images, classes) if cfg.INPUT.COPY_PASTE.ENABLED else None
+    return seeded_loader(cfg, seed, images, batches, groups, make_sample)
+
+
+def seeded_loader(
+    cfg: CfgNode,
+    seed: int,
+    images: MappedImages,
+    batches: BatchSampler,
+    groups: list[int],
+    make_sample: Callable[[int], DatasetDict] | None = None,
+) -> TrainLoader:
+    """Batches whose images do not depend on the workers that made them, and that do without unreadable images.
+
+    Args:
+        cfg: full config.
+        seed: seed of the run, the same on all processes.
+        images: what an index gives.
+        batches: the indices.
+        groups: of each image; one takes the place of another of its group that cannot be read.
+        make_sample: what training sees of an index, if it is not the image alone.
+    """
     unreadable = UnreadableImages(cfg.DATALOADER.MAX_UNREADABLE_IMAGES)
     dataset = SeededDataset(
         images,
-        build_copy_paste(cfg, images, classes) if cfg.INPUT.COPY_PASTE.ENABLED else images,
+        make_sample or images,
         groups=groups,
         seed=derived_seed(seed, comm.get_rank()),
         max_unreadable=unreadable.limit,
