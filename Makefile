@@ -25,7 +25,7 @@ demo: setup  ## train EQL on EmojiLVIS, evaluate, show numbers and pictures (6 m
 	@$(BIN)/python tools/demo.py
 
 test: setup  ## run the tests except the slow ones
-	@$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile --durations=10
+	@$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=10
 
 test-all: setup  ## run all tests
 	@$(BIN)/python -m pytest --durations=10

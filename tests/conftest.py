@@ -20,6 +20,12 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of long tests first, so that no process of several ends long after the others."""
+    long = (ROOT / "tests" / "engine", ROOT / "tests" / "test_bad_input.py", ROOT / "tests" / "classification")
+    items.sort(key=lambda item: not any(item.path.is_relative_to(path) for path in long))
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     """Small tensors gain nothing from threads, and a busy machine loses much."""
