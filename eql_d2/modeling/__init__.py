@@ -5,6 +5,7 @@ Each method's box predictor is here by its name, as ``EQLPredictor``.
 
 from eql_d2.modeling.box_predictor import BOX_PREDICTOR_REGISTRY, LongTailPredictor
 from eql_d2.modeling.dense_detectors import LongTailRetinaNet
+from eql_d2.modeling.fcos import LongTailFCOS
 from eql_d2.modeling.mask_head import (
     AveragedMaskHeads,
     NormedMaskRCNNConvUpsampleHead,
@@ -21,6 +22,7 @@ __all__ = [
     "BOX_PREDICTOR_REGISTRY",
     "AveragedMaskHeads",
     "LongTailCascadeROIHeads",
+    "LongTailFCOS",
     "LongTailPredictor",
     "LongTailRCNNWithTTA",
     "LongTailROIHeads",

@@ -12,7 +12,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from fvcore.nn import giou_loss, smooth_l1_loss
-from torch import Tensor
+from torch import Tensor, nn
 
 from eql_d2.errors import UserError
 from eql_d2.losses import METHODS, ClassificationLoss
@@ -25,8 +25,159 @@ from eql_d2.modeling.loss_labels import asks_for, mean_number_of_positives, over
 from eql_d2.modeling.rpn import IGNORED, checked_overlap, in_ignore_regions
 
 
+class LongTailDense(nn.Module):
+    """What one-stage detectors with a loss of this project have in common; a mixin before a dense detector.
+
+    Args of :meth:`set_up` are those of :class:`LongTailRetinaNet`.
+    """
+
+    head: nn.Module
+    box2box_transform: Any
+    num_classes: int
+    test_score_thresh: float
+    test_nms_thresh: float
+    max_detections_per_image: int
+
+    def set_up(
+        self,
+        loss: ClassificationLoss,
+        prior_prob: float,
+        calibration: dict[str, Any] | None,
+        ignore_overlap: float,
+    ) -> None:
+        """Take the loss, after the detector's own constructor."""
+        check_dense_loss(loss, self.num_classes)
+        calibration = calibration or {}
+        if calibration.get("tau_norm") or "logn" in calibration:
+            raise UserError(
+                f"TEST.TAU_NORM and TEST.LOGN are for classifiers of RoIs, not for {type(self).__name__}; switch them "
+                "off."
+            )
+        self.loss = loss
+        self.calibration = Calibration(loss, **calibration)
+        self.ignore_overlap = checked_overlap(ignore_overlap, "MODEL.RPN.IGNORE_OVERLAP")
+        bias = self.head.cls_score.bias
+        with torch.no_grad():
+            bias.copy_(loss.initial_bias(prior_prob).repeat(len(bias) // loss.num_logits))
+
+    @torch.no_grad()
+    def label_anchors(self, anchors: list[Boxes], gt_instances: list[Instances]) -> tuple[list[Tensor], list[Tensor]]:
+        """Detectron2's labels, without background in ignore regions."""
+        gt_labels, gt_boxes = super().label_anchors(anchors, gt_instances)  # type: ignore[misc]
+        boxes = Boxes.cat(anchors)
+        for labels, targets in zip(gt_labels, gt_instances, strict=True):
+            ignored = in_ignore_regions(boxes, targets, self.ignore_overlap)
+            if ignored is not None:
+                labels[ignored & (labels == self.num_classes)] = IGNORED
+        return gt_labels, gt_boxes
+
+    def _classify(
+        self, logits: Tensor, gt_classes: Tensor, normalizer: Tensor, of_positives: tuple[Tensor, Tensor, Tensor]
+    ) -> dict[str, Tensor]:
+        """The loss of all anchors' logits (V, K); ``of_positives`` are deltas, anchors and targets of the positives."""
+        labels: dict[str, Tensor] = {}
+        if asks_for(self.loss, "quality"):
+            is_positive = gt_classes < self.num_classes
+            quality = torch.zeros(len(gt_classes), device=gt_classes.device)
+            deltas, boxes, targets = of_positives
+            quality[is_positive] = overlap_of_predictions(
+                deltas.detach(), boxes, targets, gt_classes[is_positive], self.box2box_transform, self.num_classes
+            )
+            labels["quality"] = quality
+        if asks_for(self.loss, "normalizer"):
+            return self.loss(logits, gt_classes, normalizer=normalizer, **labels)
+        # The other losses are means over rows.
+        losses = self.loss(logits, gt_classes, **labels)
+        return {name: value * (len(logits) / normalizer) for name, value in losses.items()}
+
+    def _select(
+        self,
+        levels: list[Tensor],
+        deltas: Tensor,
+        anchors: Tensor,
+        image_size: tuple[int, int],
+        centerness: Tensor | None = None,
+    ) -> Instances:
+        tried = max(FIRST_CANDIDATES, 4 * self.max_detections_per_image)
+        # With a score of centerness (R,) in [0, 1] for each anchor, an anchor's scores are the roots of the products.
+        while True:
+            scores, indices, all_of_them = self._best_candidates(levels, tried, centerness)
+            rows, classes = indices // self.num_classes, indices % self.num_classes
+            boxes = self.box2box_transform.apply_deltas(deltas[rows].float(), anchors[rows])
+            selected, _ = select_detections(
+                boxes,
+                scores,
+                classes,
+                image_size,
+                self.test_score_thresh,
+                self.test_nms_thresh,
+                self.max_detections_per_image,
+            )
+            # A box can be suppressed only by a better one of its class: with enough of them no other can come in.
+            if all_of_them or len(selected) >= self.max_detections_per_image >= 0:
+                return selected
+            tried *= 4
+
+    def _best_candidates(
+        self, levels: list[Tensor], number: int, centerness: Tensor | None
+    ) -> tuple[Tensor, Tensor, bool]:
+        """The best-scored candidates of an image, in ascending order of (anchor, class).
+
+        Args:
+            levels: logits (Hi, Wi, A, K) of each level.
+            number: how many, and all that tie with the last.
+            centerness: (R,) or None.
+
+        Returns:
+            Scores and indices (anchor times K plus class), and whether these are all candidates.
+        """
+        kept_scores: list[Tensor] = []
+        kept_indices: list[Tensor] = []
+        threshold, held, complete = self.test_score_thresh, 0, True
+        for start, block in _blocks(levels):
+            scores = self.calibration.scores(self.loss.scores(block))[:, :-1]
+            if centerness is not None:
+                scores = (scores * centerness[start : start + len(block), None]).sqrt()
+            scores = scores.flatten()
+            indices = (scores > threshold).nonzero().squeeze(1)
+            kept_scores.append(scores[indices])
+            kept_indices.append(indices + start * self.num_classes)
+            held += len(indices)
+            if held > 2 * number:
+                values, places = torch.cat(kept_scores), torch.cat(kept_indices)
+                least = values.topk(number, sorted=False).values.min()
+                best = values >= least
+                kept_scores, kept_indices = [values[best]], [places[best]]
+                held, complete = len(kept_scores[0]), False
+                # Those that tie stay in.
+                threshold = max(threshold, torch.nextafter(least, least.new_zeros(())).item())
+        values, places = torch.cat(kept_scores), torch.cat(kept_indices)
+        if len(values) > number:
+            best = values >= values.topk(number, sorted=False).values.min()
+            complete = complete and bool(best.all())
+            values, places = values[best], places[best]
+        return values, places, complete
+
+
+def dense_arguments(cfg: CfgNode) -> dict[str, Any]:
+    """The arguments of :meth:`LongTailDense.set_up` by a config.
+
+    Raises:
+        UserError: there is no such loss, or a value is out of its range.
+    """
+    name = cfg.MODEL.RETINANET.LOSS
+    if name not in METHODS:
+        raise UserError(f"MODEL.RETINANET.LOSS is {name!r}; it must be one of {', '.join(METHODS)}.")
+    return {
+        "loss": loss_of_config(METHODS[name].loss_class, cfg, METHODS[name].node),
+        "prior_prob": cfg.MODEL.LONG_TAIL.PRIOR_PROB,
+        "calibration": calibration_of_config(cfg),
+        "ignore_overlap": cfg.MODEL.RPN.IGNORE_OVERLAP,
+    }
+
+
 @META_ARCH_REGISTRY.register()
-class LongTailRetinaNet(RetinaNet):
+class LongTailRetinaNet(LongTailDense, RetinaNet):
     """RetinaNet whose classification loss and scores are those of ``MODEL.RETINANET.LOSS``.
 
     Every loss, and the boxes' as well, is divided by the number of positive anchors, in the mean over all processes;
@@ -56,36 +207,16 @@ class LongTailRetinaNet(RetinaNet):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_dense_loss(loss, self.num_classes)
-        calibration = calibration or {}
-        if calibration.get("tau_norm") or "logn" in calibration:
-            raise UserError(
-                "TEST.TAU_NORM and TEST.LOGN are for classifiers of RoIs, not for LongTailRetinaNet; switch them off."
-            )
         if self.box_reg_loss_type not in ("smooth_l1", "giou"):
             raise UserError(
                 f"MODEL.RETINANET.BBOX_REG_LOSS_TYPE is {self.box_reg_loss_type!r}; of LongTailRetinaNet it must be "
                 "smooth_l1 or giou."
             )
-        self.loss = loss
-        self.calibration = Calibration(loss, **calibration)
-        self.ignore_overlap = checked_overlap(ignore_overlap, "MODEL.RPN.IGNORE_OVERLAP")
-        bias = self.head.cls_score.bias
-        with torch.no_grad():
-            bias.copy_(loss.initial_bias(prior_prob).repeat(len(bias) // loss.num_logits))
+        self.set_up(loss, prior_prob, calibration, ignore_overlap)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        name = cfg.MODEL.RETINANET.LOSS
-        if name not in METHODS:
-            raise UserError(f"MODEL.RETINANET.LOSS is {name!r}; it must be one of {', '.join(METHODS)}.")
-        return {
-            **super().from_config(cfg),
-            "loss": loss_of_config(METHODS[name].loss_class, cfg, METHODS[name].node),
-            "prior_prob": cfg.MODEL.LONG_TAIL.PRIOR_PROB,
-            "calibration": calibration_of_config(cfg),
-            "ignore_overlap": cfg.MODEL.RPN.IGNORE_OVERLAP,
-        }
+        return {**super().from_config(cfg), **dense_arguments(cfg)}
 
     def forward_training(
         self, images: ImageList, features: list[Tensor], predictions: list[list[Tensor]], gt_instances: list[Instances]
@@ -112,42 +243,12 @@ class LongTailRetinaNet(RetinaNet):
         losses["loss_box_reg"] = self._box_loss(of_positives, boxes[positive], targets[positive]) / normalizer
         return losses
 
-    def _classify(
-        self, logits: Tensor, gt_classes: Tensor, normalizer: Tensor, of_positives: tuple[Tensor, Tensor, Tensor]
-    ) -> dict[str, Tensor]:
-        """The loss of all anchors' logits (V, K); ``of_positives`` are deltas, anchors and targets of the positives."""
-        labels: dict[str, Tensor] = {}
-        if asks_for(self.loss, "quality"):
-            is_positive = gt_classes < self.num_classes
-            quality = torch.zeros(len(gt_classes), device=gt_classes.device)
-            deltas, boxes, targets = of_positives
-            quality[is_positive] = overlap_of_predictions(
-                deltas.detach(), boxes, targets, gt_classes[is_positive], self.box2box_transform, self.num_classes
-            )
-            labels["quality"] = quality
-        if asks_for(self.loss, "normalizer"):
-            return self.loss(logits, gt_classes, normalizer=normalizer, **labels)
-        # The other losses are means over rows.
-        losses = self.loss(logits, gt_classes, **labels)
-        return {name: value * (len(logits) / normalizer) for name, value in losses.items()}
-
     def _box_loss(self, deltas: Tensor, anchors: Tensor, targets: Tensor) -> Tensor:
         """Sum over the positive anchors of the loss of their boxes, (P, 4) each."""
         if self.box_reg_loss_type == "giou":
             return giou_loss(self.box2box_transform.apply_deltas(deltas, anchors), targets, reduction="sum")
         wanted = self.box2box_transform.get_deltas(anchors, targets)
         return smooth_l1_loss(deltas, wanted, beta=self.smooth_l1_beta, reduction="sum")
-
-    @torch.no_grad()
-    def label_anchors(self, anchors: list[Boxes], gt_instances: list[Instances]) -> tuple[list[Tensor], list[Tensor]]:
-        """Detectron2's labels, without background in ignore regions."""
-        gt_labels, gt_boxes = super().label_anchors(anchors, gt_instances)
-        boxes = Boxes.cat(anchors)
-        for labels, targets in zip(gt_labels, gt_instances, strict=True):
-            ignored = in_ignore_regions(boxes, targets, self.ignore_overlap)
-            if ignored is not None:
-                labels[ignored & (labels == self.num_classes)] = IGNORED
-        return gt_labels, gt_boxes
 
     def forward_inference(
         self, images: ImageList, features: list[Tensor], predictions: list[list[Tensor]]
@@ -161,60 +262,6 @@ class LongTailRetinaNet(RetinaNet):
             of_anchors = torch.cat([as_anchors(level, 4)[image].flatten(0, 2) for level in deltas])
             results.append(self._select(of_levels, of_anchors, anchors, size))
         return results
-
-    def _select(self, levels: list[Tensor], deltas: Tensor, anchors: Tensor, image_size: tuple[int, int]) -> Instances:
-        tried = max(FIRST_CANDIDATES, 4 * self.max_detections_per_image)
-        while True:
-            scores, indices, all_of_them = self._best_candidates(levels, tried)
-            rows, classes = indices // self.num_classes, indices % self.num_classes
-            boxes = self.box2box_transform.apply_deltas(deltas[rows], anchors[rows])
-            selected, _ = select_detections(
-                boxes,
-                scores,
-                classes,
-                image_size,
-                self.test_score_thresh,
-                self.test_nms_thresh,
-                self.max_detections_per_image,
-            )
-            # A box can be suppressed only by a better one of its class: with enough of them no other can come in.
-            if all_of_them or len(selected) >= self.max_detections_per_image >= 0:
-                return selected
-            tried *= 4
-
-    def _best_candidates(self, levels: list[Tensor], number: int) -> tuple[Tensor, Tensor, bool]:
-        """The best-scored candidates of an image, in ascending order of (anchor, class).
-
-        Args:
-            levels: logits (Hi, Wi, A, K) of each level.
-            number: how many, and all that tie with the last.
-
-        Returns:
-            Scores and indices (anchor times K plus class), and whether these are all candidates.
-        """
-        kept_scores: list[Tensor] = []
-        kept_indices: list[Tensor] = []
-        threshold, held, complete = self.test_score_thresh, 0, True
-        for start, block in _blocks(levels):
-            scores = self.calibration.scores(self.loss.scores(block))[:, :-1].flatten()
-            indices = (scores > threshold).nonzero().squeeze(1)
-            kept_scores.append(scores[indices])
-            kept_indices.append(indices + start * self.num_classes)
-            held += len(indices)
-            if held > 2 * number:
-                values, places = torch.cat(kept_scores), torch.cat(kept_indices)
-                least = values.topk(number, sorted=False).values.min()
-                best = values >= least
-                kept_scores, kept_indices = [values[best]], [places[best]]
-                held, complete = len(kept_scores[0]), False
-                # Those that tie stay in.
-                threshold = max(threshold, torch.nextafter(least, least.new_zeros(())).item())
-        values, places = torch.cat(kept_scores), torch.cat(kept_indices)
-        if len(values) > number:
-            best = values >= values.topk(number, sorted=False).values.min()
-            complete = complete and bool(best.all())
-            values, places = values[best], places[best]
-        return values, places, complete
 
 
 def _blocks(levels: list[Tensor]) -> Iterator[tuple[int, Tensor]]:
