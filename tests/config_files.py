@@ -13,7 +13,8 @@ from tests.conftest import ROOT
 
 CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "tables")
 LEAVES = [path for path in CONFIGS if not path.name.startswith("Base")]
-LVIS = [path for path in LEAVES if path.parts[-4] in ("LVISv1", "LVISv0.5")]
+LVIS = [path for path in LEAVES if path.parts[-4] in ("LVISv1", "LVISv0.5") and "_rcnn_" in path.parts[-2]]
+ONE_STAGE = [path for path in LEAVES if path.parts[-4] == "LVISv1" and "retinanet" in path.parts[-2]]
 TRAIN_IMAGES = {"LVISv1": 99_388, "LVISv0.5": 56_740}  # those with annotations
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from eql_d2.losses import BalancedGroupSoftmax, EqualizationLossV2, SeesawLoss
 from eql_d2.modeling.loss_config import loss_of_config
-from tests.config_files import LVIS, TRAIN_IMAGES, by_path, config_of, leaf_of, of_recipes
+from tests.config_files import LVIS, ONE_STAGE, TRAIN_IMAGES, by_path, config_of, leaf_of, of_recipes
 
 OFFICIAL, PAPER = of_recipes("official"), of_recipes("paper")
 ABLATIONS = [path for path in PAPER if path.stem == "softmax_cas"]
@@ -315,3 +315,27 @@ def test_a_leaf_names_the_rows_it_is_to_reach(path, table_rows):
             assert SOURCES[row["source"]] in comment
         if row["source"] == "S_BAGR":
             assert f"{row['table'].removeprefix('README ')}:" in comment
+
+
+@by_path(ONE_STAGE)
+def test_recipe_of_efl(path):
+    """configs/det/efl/efl_improved_baseline_r50_2x_rfs.yaml of its code."""
+    cfg = config_of(path)
+    model, solver = cfg.MODEL, cfg.SOLVER
+    assert path.stem == f"{model.RETINANET.LOSS}_rfs"
+    assert model.META_ARCHITECTURE == "LongTailRetinaNet"
+    assert model.RETINANET.NUM_CLASSES == 1203
+    assert pixels(cfg) == RGB
+    strides = (8, 16, 32, 64, 128)
+    assert [[6 * stride, 8 * stride] for stride in strides] == model.ANCHOR_GENERATOR.SIZES
+    assert model.ANCHOR_GENERATOR.ASPECT_RATIOS == [[1.0]]
+    head = model.RETINANET
+    assert (head.NORM, head.NUM_CONVS, head.BBOX_REG_LOSS_TYPE, head.NMS_THRESH_TEST) == ("GN", 4, "giou", 0.5)
+    assert (model.LONG_TAIL.PRIOR_PROB, model.LONG_TAIL.EFL.SCALE, model.LONG_TAIL.EFL.ALPHA) == (0.001, 8.0, 0.25)
+    assert (cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER.REPEAT_THRESHOLD) == ("RepeatFactorTrainingSampler", 0.001)
+    assert (24 * REPEATED_EPOCH, (16 * REPEATED_EPOCH, 22 * REPEATED_EPOCH)) == (solver.MAX_ITER, solver.STEPS)
+    assert (REPEATED_EPOCH, pytest.approx(0.001)) == (solver.WARMUP_ITERS, solver.WARMUP_FACTOR)
+    assert (solver.BASE_LR, solver.IMS_PER_BATCH) == (0.00125 * 16, 16)
+    clip = solver.CLIP_GRADIENTS
+    assert (clip.CLIP_TYPE, clip.CLIP_VALUE, clip.NORM_TYPE) == ("norm", 35.0, 2.0)
+    assert cfg.TEST.DETECTIONS_PER_IMAGE == 300

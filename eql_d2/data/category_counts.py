@@ -14,7 +14,7 @@ from eql_d2.data.annotations.lvis_format import chosen_categories
 from eql_d2.errors import UserError
 from eql_d2.long_tail import LVIS_COUNT_FILES, LVIS_DATASETS, CategoryCounts, FrequencyThresholds, read_count_file
 
-ONE_STAGE = ("RetinaNet", "LongTailRetinaNet")
+ONE_STAGE = ("RetinaNet", "LongTailRetinaNet", "LongTailFCOS")
 """Values of ``MODEL.META_ARCHITECTURE`` whose classes ``MODEL.RETINANET.NUM_CLASSES`` counts."""
 
 

@@ -80,7 +80,8 @@ def check_resumable(path: str, description: Mapping[str, Any], cfg: CfgNode) -> 
             f"MODEL.WEIGHTS {path} to begin with its weights."
         )
     kept = read_yaml(description["config"], f"The config in {path}") if "config" in description else {}
-    for key in ("MODEL.META_ARCHITECTURE", "MODEL.ROI_BOX_HEAD.PREDICTOR", "MODEL.CLASSIFIER.LOSS"):
+    methods = ("MODEL.ROI_BOX_HEAD.PREDICTOR", "MODEL.RETINANET.LOSS", "MODEL.CLASSIFIER.LOSS")
+    for key in ("MODEL.META_ARCHITECTURE", *methods):
         before, now = kept, cfg
         for part in key.split("."):
             before, now = (before or {}).get(part), now.get(part)

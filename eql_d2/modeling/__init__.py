@@ -4,7 +4,6 @@ Each method's box predictor is here by its name, as ``EQLPredictor``.
 """
 
 from eql_d2.modeling.box_predictor import BOX_PREDICTOR_REGISTRY, LongTailPredictor
-from eql_d2.modeling.dense_detectors import LongTailRetinaNet
 from eql_d2.modeling.fcos import LongTailFCOS
 from eql_d2.modeling.mask_head import (
     AveragedMaskHeads,
@@ -13,6 +12,7 @@ from eql_d2.modeling.mask_head import (
 )
 from eql_d2.modeling.normed_layers import NormedConv2d, NormedLinear, ScaledLinear
 from eql_d2.modeling.predictors import build_box_predictor, predictor_class
+from eql_d2.modeling.retinanet import LongTailRetinaNet
 from eql_d2.modeling.roi_heads import LongTailCascadeROIHeads, LongTailROIHeads
 from eql_d2.modeling.rpn import LongTailRPN
 from eql_d2.modeling.test_time_augmentation import LongTailRCNNWithTTA

@@ -61,8 +61,8 @@ def add_modeling_config(cfg: CfgNode) -> None:
     # no class names count as COCO's (80 classes) or LVIS's (1203 or 1230).
     cfg.MODEL.WEIGHTS_MATCH_CLASSES = False
 
-    # The classification loss of MODEL.META_ARCHITECTURE LongTailRetinaNet, by its method's name: focal, efl, eqfl, eql,
-    # sigmoid and others with one logit a class.
+    # The classification loss of MODEL.META_ARCHITECTURE LongTailRetinaNet and LongTailFCOS, by its method's name:
+    # focal, efl, eqfl, eql, sigmoid and others with one logit a class.
     cfg.MODEL.RETINANET.LOSS = "focal"
 
     cfg.MODEL.LONG_TAIL = CfgNode()

@@ -1,37 +1,32 @@
-"""One-stage detectors with the losses of this project, on Detectron2's RetinaNet.
+"""What one-stage detectors with the losses of this project have in common: the loss, selection, what fits.
 
 N is the number of images, R of anchors of an image over all levels, K of classes.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
-from detectron2.structures import Boxes, ImageList, Instances
-from detectron2.utils.events import get_event_storage
-from fvcore.nn import giou_loss, smooth_l1_loss
+from detectron2.config import CfgNode
+from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from eql_d2.errors import UserError
 from eql_d2.losses import METHODS, ClassificationLoss
 from eql_d2.losses.row_blocks import BLOCK_ELEMENTS, OTHER_BLOCK_ELEMENTS
 from eql_d2.modeling.calibration import Calibration, calibration_of_config
-from eql_d2.modeling.dense_rows import as_anchors, gather_rows
 from eql_d2.modeling.inference import FIRST_CANDIDATES, select_detections
 from eql_d2.modeling.loss_config import loss_of_config
-from eql_d2.modeling.loss_labels import asks_for, mean_number_of_positives, overlap_of_predictions
+from eql_d2.modeling.loss_labels import asks_for, overlap_of_predictions
 from eql_d2.modeling.rpn import IGNORED, checked_overlap, in_ignore_regions
 
 
 class LongTailDense(nn.Module):
-    """What one-stage detectors with a loss of this project have in common; a mixin before a dense detector.
+    """A mixin before a dense detector of Detectron2: a loss and a selection of this project."""
 
-    Args of :meth:`set_up` are those of :class:`LongTailRetinaNet`.
-    """
-
-    head: nn.Module
+    head: Any
+    anchor_generator: Any
     box2box_transform: Any
     num_classes: int
     test_score_thresh: float
@@ -45,7 +40,17 @@ class LongTailDense(nn.Module):
         calibration: dict[str, Any] | None,
         ignore_overlap: float,
     ) -> None:
-        """Take the loss, after the detector's own constructor."""
+        """Take the loss, after the detector's own constructor.
+
+        Args:
+            loss: with one logit a class and none for background.
+            prior_prob: see ``MODEL.LONG_TAIL.PRIOR_PROB``.
+            calibration: arguments of :class:`Calibration`.
+            ignore_overlap: see ``MODEL.RPN.IGNORE_OVERLAP``.
+
+        Raises:
+            UserError: the loss or a calibration does not fit a dense head; the sentence says why.
+        """
         check_dense_loss(loss, self.num_classes)
         calibration = calibration or {}
         if calibration.get("tau_norm") or "logn" in calibration:
@@ -159,6 +164,14 @@ class LongTailDense(nn.Module):
         return values, places, complete
 
 
+def group_norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm of 32 groups, or as many as divide the channels.
+
+    Detectron2's heads try their normalization on a single channel, which PyTorch refuses for its own "GN".
+    """
+    return nn.GroupNorm(math.gcd(32, channels), channels)
+
+
 def dense_arguments(cfg: CfgNode) -> dict[str, Any]:
     """The arguments of :meth:`LongTailDense.set_up` by a config.
 
@@ -174,94 +187,6 @@ def dense_arguments(cfg: CfgNode) -> dict[str, Any]:
         "calibration": calibration_of_config(cfg),
         "ignore_overlap": cfg.MODEL.RPN.IGNORE_OVERLAP,
     }
-
-
-@META_ARCH_REGISTRY.register()
-class LongTailRetinaNet(LongTailDense, RetinaNet):
-    """RetinaNet whose classification loss and scores are those of ``MODEL.RETINANET.LOSS``.
-
-    Every loss, and the boxes' as well, is divided by the number of positive anchors, in the mean over all processes;
-    Detectron2 divides by a moving average of it that no checkpoint holds. In a test detections are selected exactly
-    among all anchors and classes, by their scores (``MODEL.RETINANET.TOPK_CANDIDATES_TEST`` is not used); boxes are
-    clipped to the image first, as in R-CNNs.
-
-    Args:
-        loss: the classification loss, with one logit a class and none for background.
-        prior_prob: see ``MODEL.LONG_TAIL.PRIOR_PROB``.
-        calibration: arguments of :class:`Calibration`.
-        ignore_overlap: see ``MODEL.RPN.IGNORE_OVERLAP``.
-        kwargs: arguments of :class:`RetinaNet`.
-
-    Raises:
-        UserError: the loss or a calibration does not fit a dense head; the sentence says why.
-    """
-
-    @configurable
-    def __init__(
-        self,
-        *,
-        loss: ClassificationLoss,
-        prior_prob: float = 0.001,
-        calibration: dict[str, Any] | None = None,
-        ignore_overlap: float = 0.5,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        if self.box_reg_loss_type not in ("smooth_l1", "giou"):
-            raise UserError(
-                f"MODEL.RETINANET.BBOX_REG_LOSS_TYPE is {self.box_reg_loss_type!r}; of LongTailRetinaNet it must be "
-                "smooth_l1 or giou."
-            )
-        self.set_up(loss, prior_prob, calibration, ignore_overlap)
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        return {**super().from_config(cfg), **dense_arguments(cfg)}
-
-    def forward_training(
-        self, images: ImageList, features: list[Tensor], predictions: list[list[Tensor]], gt_instances: list[Instances]
-    ) -> dict[str, Tensor]:
-        """``loss_cls`` and ``loss_box_reg`` of the head's predictions (N, A x K, Hi, Wi) and (N, A x 4, Hi, Wi)."""
-        logits, deltas = predictions
-        anchors = self.anchor_generator(features)
-        gt_labels, gt_boxes = self.label_anchors(anchors, gt_instances)
-        labels = torch.stack(gt_labels)
-        valid = labels != IGNORED
-        gt_classes = labels[valid]
-        positive = valid & (labels != self.num_classes)
-        get_event_storage().put_scalar("num_pos_anchors", positive.sum().item() / len(labels))
-        normalizer = mean_number_of_positives(gt_classes, self.num_classes)
-        boxes = Boxes.cat(anchors).tensor.expand(len(labels), -1, -1)
-        targets = torch.stack(gt_boxes)
-        of_positives = gather_rows(deltas, positive, 4)
-        losses = self._classify(
-            gather_rows(logits, valid, self.num_classes),
-            gt_classes,
-            normalizer,
-            (of_positives, boxes[positive], targets[positive]),
-        )
-        losses["loss_box_reg"] = self._box_loss(of_positives, boxes[positive], targets[positive]) / normalizer
-        return losses
-
-    def _box_loss(self, deltas: Tensor, anchors: Tensor, targets: Tensor) -> Tensor:
-        """Sum over the positive anchors of the loss of their boxes, (P, 4) each."""
-        if self.box_reg_loss_type == "giou":
-            return giou_loss(self.box2box_transform.apply_deltas(deltas, anchors), targets, reduction="sum")
-        wanted = self.box2box_transform.get_deltas(anchors, targets)
-        return smooth_l1_loss(deltas, wanted, beta=self.smooth_l1_beta, reduction="sum")
-
-    def forward_inference(
-        self, images: ImageList, features: list[Tensor], predictions: list[list[Tensor]]
-    ) -> list[Instances]:
-        """Detections of each image, selected among all anchors and classes without all their scores at once."""
-        logits, deltas = predictions
-        anchors = Boxes.cat(self.anchor_generator(features)).tensor
-        results = []
-        for image, size in enumerate(images.image_sizes):
-            of_levels = [as_anchors(level, self.num_classes)[image] for level in logits]
-            of_anchors = torch.cat([as_anchors(level, 4)[image].flatten(0, 2) for level in deltas])
-            results.append(self._select(of_levels, of_anchors, anchors, size))
-        return results
 
 
 def _blocks(levels: list[Tensor]) -> Iterator[tuple[int, Tensor]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from eql_d2.data.training.image_targets import with_image_labels
 from eql_d2.losses import ClassificationLoss
-from eql_d2.modeling.dense_detectors import LongTailDense, dense_arguments
+from eql_d2.modeling.dense_detectors import LongTailDense, dense_arguments, group_norm
 from eql_d2.modeling.dense_rows import as_anchors, gather_rows
 from eql_d2.modeling.loss_labels import mean_number_of_positives
 from eql_d2.modeling.rpn import IGNORED
@@ -35,6 +35,8 @@ class LongTailFCOS(LongTailDense, FCOS):
         ignore_overlap: see there.
         kwargs: arguments of :class:`FCOS`.
     """
+
+    compute_ctrness_targets: Any
 
     @configurable
     def __init__(
@@ -58,7 +60,7 @@ class LongTailFCOS(LongTailDense, FCOS):
             input_shape=shapes,
             num_classes=node.NUM_CLASSES,
             conv_dims=[shapes[0].channels] * node.NUM_CONVS,
-            norm=node.NORM,
+            norm=group_norm if node.NORM == "GN" else node.NORM,
         )
         return {
             "backbone": backbone,

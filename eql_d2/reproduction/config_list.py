@@ -7,6 +7,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
+from eql_d2.data.category_counts import ONE_STAGE
 from eql_d2.losses.registry import METHODS, method_of_predictor
 from eql_d2.reproduction.tables import find_table, table_names
 
@@ -73,6 +74,9 @@ def _entry(path: Path, name: str, rows: tuple[str, ...]) -> ConfigEntry:
     if value("MODEL.META_ARCHITECTURE") == "ImageClassifier":
         method = METHODS.get(value("MODEL.CLASSIFIER.LOSS") or "softmax")
         shown = method.title if method else str(value("MODEL.CLASSIFIER.LOSS"))
+    elif value("MODEL.META_ARCHITECTURE") in ONE_STAGE:
+        method = METHODS.get(value("MODEL.RETINANET.LOSS") or "focal")
+        shown = method.title if method else str(value("MODEL.RETINANET.LOSS"))
     else:
         predictor = str(value("MODEL.ROI_BOX_HEAD.PREDICTOR"))
         method = method_of_predictor(predictor)

@@ -11,6 +11,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from eql_d2.data.category_counts import ONE_STAGE
 from eql_d2.data.emoji_lvis import PRESETS
 from eql_d2.engine import load_config
 from eql_d2.errors import UserError
@@ -55,6 +56,8 @@ def emoji_training(training: Training, cfg: CfgNode) -> Training:
     """
     if training.config.startswith("EmojiLVIS/"):
         return training
+    if cfg.MODEL.META_ARCHITECTURE in ONE_STAGE:
+        raise UserError("it has no counterpart on EmojiLVIS, as that scale is of Mask R-CNN.")
     if cfg.MODEL.LONG_TAIL.EQL.THRESHOLD != "step":
         raise UserError("it has no counterpart on EmojiLVIS, as its threshold function is made for LVIS's frequencies.")
     config = SECOND_STAGE_BASE if cfg.SOLVER.TRAINABLE else BASE

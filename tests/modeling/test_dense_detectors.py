@@ -12,7 +12,7 @@ from eql_d2.data.training.image_targets import ImageTargets
 from eql_d2.engine import LongTailTrainer
 from eql_d2.errors import UserError
 from eql_d2.losses import METHODS
-from eql_d2.modeling import dense_detectors
+from eql_d2.modeling import LongTailRetinaNet, dense_detectors
 from eql_d2.modeling.dense_rows import gather_rows
 from eql_d2.modeling.loss_labels import asks_for
 
@@ -219,7 +219,7 @@ def test_norcal_and_fracal_go_with_it(cfg):
 
 
 def test_it_is_found_by_its_name():
-    assert META_ARCH_REGISTRY.get("LongTailRetinaNet") is dense_detectors.LongTailRetinaNet
+    assert META_ARCH_REGISTRY.get("LongTailRetinaNet") is LongTailRetinaNet
     assert asks_for(METHODS["efl"].loss_class(K), "normalizer")
 
 

@@ -94,3 +94,13 @@ def test_half_precision_keeps_boxes_in_full(cfg):  # noqa: F811
 def test_a_loss_with_a_column_for_background_is_told(cfg):  # noqa: F811
     with pytest.raises(UserError, match="a dense head has one for each class and none for background"):
         build(cfg, "softmax")
+
+
+@pytest.mark.parametrize("architecture", ["LongTailRetinaNet", "LongTailFCOS"])
+def test_group_norm_of_the_head(cfg, architecture):  # noqa: F811
+    """Which Detectron2's own heads cannot have with today's PyTorch."""
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.RETINANET.NORM, cfg.MODEL.FPN.OUT_CHANNELS = architecture, "GN", 64
+    model = build_dense(cfg)
+    norms = [module for module in model.head.modules() if isinstance(module, torch.nn.GroupNorm)]
+    assert [(norm.num_groups, norm.num_channels) for norm in norms] == [(32, 64)] * 2
+    assert cfg.MODEL.RETINANET.NORM == "GN"

@@ -34,3 +34,9 @@ def test_bases_and_tables_are_no_configs():
 def test_a_classifier_s_method():
     (entry,) = list_configs(CONFIGS, ["digits_lt/seql.yaml"])
     assert entry.method == "Softmax Equalization Loss"
+
+
+def test_a_one_stage_detector_s_method():
+    entries = {entry.name: entry.method for entry in list_configs(CONFIGS, ["retinanet"])}
+    assert entries["LVISv1/efl_2x/retinanet_R50_FPN/efl_rfs.yaml"] == "Equalized Focal Loss"
+    assert entries["LVISv1/efl_2x/retinanet_R50_FPN/focal_rfs.yaml"] == "Focal loss"
