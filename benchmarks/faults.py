@@ -1,6 +1,7 @@
 """Kills trainings at random moments and breaks their files; what is resumed must equal what was left alone, to the bit.
 
     python benchmarks/faults.py --kills 100 --seed 0        # or make test-faults
+    python benchmarks/faults.py --seed 0 --run 7            # the same faults as in run 7 of that, and no others
 
 Both stateful methods (EQLv2, Seesaw Loss), one process and two on the CPU. Kills come in training, while a checkpoint
 is written and in evaluation, by SIGKILL and by SIGTERM, of one process of two or of all; between two attempts the last
@@ -9,7 +10,7 @@ are weights, loss state, optimizer, and the lines of metrics.json without times.
 """
 
 import argparse
-import contextlib
+import itertools
 import json
 import logging
 import multiprocessing
@@ -39,6 +40,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PHASES = ("training", "checkpoint", "evaluation")
 METHODS = ("EQLv2Predictor", "SeesawPredictor")
 BROKEN = 3  # exit status: the last checkpoint is broken
+MOST_ATTEMPTS = 12  # that are killed, in a run
 TIMES = ("time", "data_time", "eta_seconds")
 phase = multiprocessing.get_context("fork").Value("i", -1)  # that of the run that is there, seen by all
 
@@ -196,70 +198,74 @@ def compare(first: Path, second: Path) -> list[str]:
     return differences(one, two) + differences(lines, other_lines, "metrics")
 
 
+def faulty_run(run: Path, cell: tuple[str, int], data: Path, rng: random.Random, counts: Counter) -> list[str]:
+    """Train with kills and broken files until it ends; gives what went wrong, with each attempt where something did."""
+    method, number = cell
+    cfg, story, failures = config(data, method, run), [], []
+    for last_attempt in [False] * MOST_ATTEMPTS + [True]:
+        mode = decide_resume(str(run), "auto", {})
+        signal_number = rng.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM))
+        wanted = rng.choices(range(3), (5, 3, 2))[0]
+        only_one = number > 1 and rng.random() < 0.5
+        kill = (wanted, signal_number, only_one, rng.uniform(0, (0.5, 0.05, 0.3)[wanted]))
+        statuses, killed = attempt(cfg, mode, number, None if last_attempt else kill)
+        if BROKEN in statuses:
+            counts["resumed from the last good checkpoint"] += 1
+            mode = "last-good"
+            statuses, killed = attempt(cfg, mode, number, None if last_attempt else kill)
+        pointer = run / "last_checkpoint"
+        last = pointer.read_text() if pointer.exists() else "none"
+        story.append(f"{mode or 'new'}: {kill} in {PHASES[wanted]} {killed=} {statuses=} last={last}")
+        bad = [s for s in statuses if s not in (0, STOPPED_STATUS, -signal.SIGKILL, -signal.SIGTERM, 143)]
+        if bad and not (killed and number > 1):
+            failures.append(f"status {bad}")
+        if not killed:
+            break
+        counts["kills"] += 1
+        counts[f"kills in {PHASES[wanted]}"] += 1
+        if signal_number == signal.SIGTERM and STOPPED_STATUS in statuses:
+            counts["stopped with a checkpoint"] += 1
+        kind = break_files(run, rng)
+        counts[f"files: {kind}"] += 1
+        story.append(f"  {kind}")
+    if (run / "model_final.pth").exists():
+        failures += compare(run.parent / f"{method}_{number}", run)
+    else:
+        failures.append("not finished")
+    tracebacks = [path.read_text()[-600:] for path in sorted(run.glob("traceback_*"))] if failures else []
+    return [*failures[:5], *story, *tracebacks[-1:]] if failures else []
+
+
 def main() -> int:
     """Kill, break, resume and compare; gives the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100, help="at least this many (default: 100)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--run", type=int, help="only the run of this number")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rng, counts, failures = random.Random(arguments.seed), Counter(), []
+    counts, failures = Counter(), []
     cells = [(method, number) for method in METHODS for number in (1, 2)]
     with tempfile.TemporaryDirectory() as temporary, tqdm(total=arguments.kills, unit="kill") as progress:
         root = Path(temporary)
         os.environ["EQL_D2_CACHE"] = str(root / "cache")
         spec = EmojiLVISSpec(num_classes=6, num_train_images=300, num_val_images=12, image_size=64, name="tiny")
         data = generate_emoji_lvis(spec, root, workers=1, progress=False)
-        for method, number in cells:
+        one = arguments.run
+        for method, number in cells if one is None else [cells[one % len(cells)]]:
             straight = root / f"{method}_{number}"
             statuses, _ = attempt(config(data, method, straight), "", number, None)
             assert statuses == [0] * number, statuses
-        while counts["kills"] < arguments.kills:
-            for method, number in cells:
-                run = root / f"run_{counts['runs']}"
-                cfg = config(data, method, run)
-                for _ in range(12):  # then it may end
-                    mode = decide_resume(str(run), "auto", {})
-                    signal_number = rng.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM))
-                    wanted = rng.choices(range(3), (5, 3, 2))[0]
-                    kill = (
-                        wanted,
-                        signal_number,
-                        number > 1 and rng.random() < 0.5,
-                        rng.uniform(0, (0.5, 0.05, 0.3)[wanted]),
-                    )
-                    statuses, killed = attempt(cfg, mode, number, kill)
-                    if BROKEN in statuses:
-                        counts["resumed from the last good checkpoint"] += 1
-                        statuses, killed = attempt(cfg, "last-good", number, kill)
-                    if killed:
-                        counts["kills"] += 1
-                        counts[f"kills in {PHASES[wanted]}"] += 1
-                        progress.update()
-                    bad = [s for s in statuses if s not in (0, STOPPED_STATUS, -signal.SIGKILL, -signal.SIGTERM, 143)]
-                    if bad and not (killed and number > 1):
-                        failures.append(f"{method}, {number} processes: status {bad}")
-                    if not killed:
-                        break
-                    if signal_number == signal.SIGTERM and STOPPED_STATUS in statuses:
-                        counts["stopped with a checkpoint"] += 1
-                    counts[f"files: {break_files(run, rng)}"] += 1
-                else:
-                    mode = decide_resume(str(run), "auto", {})
-                    statuses, _ = attempt(cfg, mode, number, None)
-                    if BROKEN in statuses:
-                        statuses, _ = attempt(cfg, "last-good", number, None)
-                counts["runs"] += 1
-                if not (run / "model_final.pth").exists():
-                    failures.append(f"{method}, {number} processes: not finished ({statuses})")
-                    continue
-                differing = compare(root / f"{method}_{number}", run)
-                counts["runs equal to the bit"] += not differing
-                failures += [f"{method}, {number} processes: {text}" for text in differing[:3]]
-                with contextlib.suppress(StopIteration):
-                    failures.append(next(run.glob("traceback_*")).read_text()[-600:]) if differing else None
-                if counts["kills"] >= arguments.kills:
-                    break
+        for index in itertools.count() if one is None else [one]:
+            # Each run has faults of its own; their moments depend on the machine all the same.
+            rng, cell = random.Random(f"{arguments.seed} {index}"), cells[index % len(cells)]
+            failed = faulty_run(root / f"run_{index}", cell, data, rng, counts)
+            counts["runs"] += 1
+            counts["runs equal to the bit"] += not failed
+            failures += [f"run {index} ({cell[0]}, {cell[1]} processes):", *failed] if failed else []
+            progress.update(counts["kills"] - progress.n)
+            if counts["kills"] >= arguments.kills and index % len(cells) == len(cells) - 1:
+                break
     for name, count in sorted(counts.items()):
         print(f"{count:5d} {name}")
     print("\n".join(failures) if failures else "Nothing was lost.")

@@ -26,12 +26,14 @@ class AtomicCheckpointer(DetectionCheckpointer):
         description: what every checkpoint says about itself (see :mod:`eql_d2.engine.description`).
         exclude: shell-style name patterns of tensors that are not loaded.
         class_transfer: gives weights to classes of the same name, where the model's are others.
+        is_last: whether a run goes on from what is saved, so that ``last_checkpoint`` names it.
         misfits: after loading, the model's tensors that did not come from the file, and why.
     """
 
     description: dict[str, Any] = {}
     exclude: Sequence[str] = ()
     class_transfer: ClassTransfer | None = None
+    is_last: bool = True
     misfits: dict[str, str] = {}
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -154,6 +156,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
             _flush_to_disk(folder / last_filename_basename)
             os.replace(folder / last_filename_basename, folder / final)
             _flush_folder_to_disk(folder)
+        if not self.is_last:
+            return
         side_file = folder / ".last_checkpoint.partial"
         side_file.write_text(final)
         _flush_to_disk(side_file)

@@ -27,6 +27,21 @@ class KeepBest(BestCheckpointer):
                 "choose from; set it to a number of iterations."
             )
         super().__init__(eval_period, checkpointer, metric)
+        self._metric = metric
+
+    def before_train(self) -> None:
+        """Judge the evaluation that a stopped run had not judged, or not kept the judgement of."""
+        start, storage = self.trainer.start_iter, self.trainer.storage
+        if start and storage.latest().get(self._metric, (0, -1))[1] == start - 1:
+            self.trainer.iter = start - 1
+            self.after_step()
+            self.trainer.iter = start
+
+    def after_train(self) -> None:
+        """As in Detectron2, but what is written then has as many iterations as the last step."""
+        self.trainer.iter -= 1
+        super().after_train()
+        self.trainer.iter += 1
 
     def state_dict(self) -> dict[str, Any]:
         """The best so far."""
@@ -52,4 +67,14 @@ def limit_kept(hook: PeriodicCheckpointer, folder: str, most: int) -> None:
         raise UserError(f"SOLVER.MAX_CHECKPOINTS is {most}; set it to 1 or more, or to 0 for all.")
     if most:
         hook.max_to_keep = most
-        hook.recent_checkpoints = sorted(map(str, Path(folder).glob("model_[0-9]*.pth")))
+        hook.recent_checkpoints = _Paths(sorted(map(str, Path(folder).glob("model_[0-9]*.pth"))))
+
+
+class _Paths(list):
+    """Each once: a run that resumed from before a broken checkpoint writes that again, and it is not to count twice."""
+
+    def append(self, path: str) -> None:
+        """At the end, wherever it was."""
+        if path in self:
+            self.remove(path)
+        super().append(path)

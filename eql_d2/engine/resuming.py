@@ -1,7 +1,11 @@
-"""Which checkpoint a run goes on from, if any."""
+"""Which checkpoint a run goes on from, if any, and what is left to do where its iterations are done."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from detectron2.checkpoint import Checkpointer
+from detectron2.engine import HookBase
+from detectron2.utils import comm
 
 from eql_d2.engine.checksum import damage_of
 from eql_d2.engine.run_lock import launch_of, record_in
@@ -11,6 +15,7 @@ from eql_d2.plain_files import load_checkpoint
 RESUME_MODES = ("last", "auto", "last-good")
 """Of ``--resume``: the last checkpoint; that if there is one, else a new run; the newest whole one."""
 LAST_CHECKPOINT = "last_checkpoint"
+FINAL_CHECKPOINT = "model_final.pth"
 
 
 def decide_resume(folder: str, mode: str, environment: Mapping[str, str]) -> str:
@@ -99,12 +104,35 @@ def newest_good(folder: str) -> Path | None:
     for path in _checkpoints(folder):
         try:
             content = load_checkpoint(path, mmap=True)
-            by_iteration.append((content["iteration"], path.stem == "model_final", path))
+            by_iteration.append((content["iteration"], path.name == FINAL_CHECKPOINT, path))
         except Exception:  # whatever unpickling raises over a broken file
             continue
     return next((path for *_, path in sorted(by_iteration, reverse=True) if damage_of(path) is None), None)
 
 
 def _checkpoints(folder: str) -> Iterator[Path]:
-    yield from Path(folder).glob("model_final.pth")
+    yield from Path(folder).glob(FINAL_CHECKPOINT)
     yield from Path(folder).glob("model_[0-9]*.pth")
+
+
+class FinishRun(HookBase):
+    """Ends a run that was killed after its last iteration as one that was not.
+
+    ``model_final.pth`` is written after the last numbered checkpoint, which has all iterations as well; a resumed run
+    has no step left that would write it. After the hooks that have state.
+
+    Args:
+        checkpointer: of the run.
+    """
+
+    def __init__(self, checkpointer: Checkpointer) -> None:
+        self._checkpointer = checkpointer
+
+    def before_train(self) -> None:
+        """Write it, unless it is what the run was resumed from; the evaluation counts as of the last iteration."""
+        start = self.trainer.start_iter
+        if start < self.trainer.max_iter:
+            return
+        self.trainer.iter = start - 1  # Detectron2 adds one after the loop, also after one without steps
+        if comm.is_main_process() and Path(self._checkpointer.get_checkpoint_file()).name != FINAL_CHECKPOINT:
+            self._checkpointer.save(Path(FINAL_CHECKPOINT).stem, iteration=start - 1)

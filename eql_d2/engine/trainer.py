@@ -49,7 +49,7 @@ from eql_d2.engine.partial_training import (
     freeze_all_but,
 )
 from eql_d2.engine.precision import build_step
-from eql_d2.engine.resuming import check_run_folder, checkpoint_to_resume
+from eql_d2.engine.resuming import FinishRun, check_run_folder, checkpoint_to_resume
 from eql_d2.engine.scaling import scale_to_processes
 from eql_d2.engine.stopping import RunStopped, StopWhenAsked
 from eql_d2.engine.unreadable_count import CountUnreadableImages
@@ -278,11 +278,15 @@ class LongTailTrainer(DefaultTrainer):
         for place in writer:  # on the first process
             hooks[place] = WriteMetrics(self._writers)
         evaluation = next(place for place, hook in enumerate(hooks) if isinstance(hook, EvalHook))
-        before = [RepeatMissedEvaluation(self.cfg.TEST.EVAL_PERIOD, self._evaluate, self._metrics_file)]
+        before = [
+            StopWhenAsked(self.checkpointer, self.cfg.TEST.EVAL_PERIOD),
+            FinishRun(self.checkpointer),
+            RepeatMissedEvaluation(self.cfg.TEST.EVAL_PERIOD, self._evaluate_all, self._metrics_file),
+        ]
         if self.cfg.TEST.AUG.ENABLED:
             # Right after the evaluation without it, and before the hook that writes metrics to files.
             hooks.insert(evaluation + 1, EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.model)))
-        hooks[evaluation:evaluation] = [StopWhenAsked(self.checkpointer, self.cfg.TEST.EVAL_PERIOD), *before]
+        hooks[evaluation:evaluation] = before
         saving = (PeriodicCheckpointer, StopWhenAsked)
         place = next(place for place, hook in enumerate(hooks) if isinstance(hook, saving))
         hooks.insert(place, AverageBatchNorm(self.cfg))
@@ -292,6 +296,10 @@ class LongTailTrainer(DefaultTrainer):
     def _evaluate(self) -> OrderedDict[str, Any]:
         self._last_eval_results = self.test(self.cfg, self.model)
         return self._last_eval_results
+
+    def _evaluate_all(self) -> OrderedDict[str, Any]:
+        average = self.test_average() if self.cfg.SOLVER.EMA.ENABLED else {}
+        return OrderedDict({**self._evaluate(), **average})
 
     @property
     def _metrics_file(self) -> Path:

@@ -47,12 +47,9 @@ class AverageWeights(HookBase):
         checkpointer = self.trainer.checkpointer
         if self.trainer.iter < self.trainer.max_iter or not comm.is_main_process():
             return
-        last = checkpointer.get_checkpoint_file()
         own = AtomicCheckpointer(self.model, checkpointer.save_dir)
-        own.description = checkpointer.description
+        own.description, own.is_last = checkpointer.description, False
         own.save(NAME, iteration=self.trainer.iter - 1)
-        if last:  # a run goes on from the weights that train
-            checkpointer.tag_last_checkpoint(last.rsplit("/", 1)[-1])
 
     def state_dict(self) -> dict[str, Any]:
         """The average so far."""
