@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from eql_d2.analysis.final_metrics import comparison_table, read_final_metrics
+from eql_d2.child_processes import end_with_parent
 from eql_d2.data.emoji_lvis import PRESETS, generate_emoji_lvis
 from eql_d2.data.registration import datasets_root
 from eql_d2.drawing.detection_sheet import save_detection_pictures
@@ -79,7 +80,9 @@ def train(method: str, run: Path, *overrides: str | Path) -> None:
     run.mkdir(parents=True, exist_ok=True)
     with (
         (run / "stderr.txt").open("w+") as stderr,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as process,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=stderr, text=True, preexec_fn=end_with_parent
+        ) as process,
     ):
         for line in process.stdout:
             show_progress(line)
@@ -127,4 +130,7 @@ def freeze(run: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:  # which the training has been told as well
+        sys.exit("stopped; the next demo goes on from here")

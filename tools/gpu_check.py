@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eql_d2.child_processes import end_with_parent
+
 ALL_SECONDS = 480
 ROOT = Path(__file__).resolve().parents[1]
 EMOJI_FULL = ROOT / "datasets" / "emoji_lvis" / "full"
@@ -86,6 +88,7 @@ def do(part: Part, left: float = math.inf) -> dict[str, Any]:
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=end_with_parent,
     )
     try:
         out, err = process.communicate(timeout=limit)

@@ -6,10 +6,13 @@ sources, compiled; this needs a C++ compiler (and nvcc for the CUDA operators).
 """
 
 import argparse
+import contextlib
+import ctypes
 import hashlib
 import os
 import re
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
@@ -98,9 +101,36 @@ def trust_system_certificates():
         os.environ.setdefault("UV_SYSTEM_CERTS", "1")
 
 
+def stop_in_order():
+    """Let a signal to stop end this process by an exception, as Ctrl-C does; SIGHUP stays ignored under nohup."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
+
+
+def run_with_children(command, **options):
+    """As subprocess.run; if this process is told to stop, all that the command has started ends first."""
+    process = subprocess.Popen(command, start_new_session=True, preexec_fn=_end_with_parent, **options)
+    try:
+        output, _ = process.communicate()
+    except BaseException:
+        for number, seconds in ((signal.SIGTERM, 10), (signal.SIGKILL, None)):
+            with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                os.killpg(process.pid, number)
+                process.wait(seconds)
+        raise
+    return subprocess.CompletedProcess(command, process.returncode, output)
+
+
+def _end_with_parent():
+    """Linux's parent-death signal, for a parent that is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, int(signal.SIGTERM), 0, 0, 0)
+
+
 def run(command, doing, **options):
     """Run `command` quietly; on failure raise a UserError that says what was being done (`doing`)."""
-    result = subprocess.run(
+    result = run_with_children(
         [str(part) for part in command],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -267,6 +297,7 @@ def main():
     parser.add_argument("--source", default=os.environ.get("DETECTRON2_SOURCE", ""))
     args = parser.parse_args()
     trust_system_certificates()
+    stop_in_order()
     try:
         uv = find_uv()
         if args.source:

@@ -21,7 +21,7 @@ import sys
 import time
 from pathlib import Path
 
-from install_detectron2 import UserError, is_url, run, trust_system_certificates
+from install_detectron2 import UserError, is_url, run, run_with_children, stop_in_order, trust_system_certificates
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"
@@ -206,7 +206,7 @@ class Environment:
         self.record(detectron2=None)
         _, env = self.find_tools()
         env = dict(env, DETECTRON2_SOURCE=source)
-        if subprocess.run([str(self.python), str(TOOLS / "install_detectron2.py")], env=env).returncode != 0:
+        if run_with_children([str(self.python), str(TOOLS / "install_detectron2.py")], env=env).returncode != 0:
             sys.exit(1)
         self.record(detectron2=key, source=source)
 
@@ -276,6 +276,7 @@ def main():
     folder = Path(os.path.abspath(ROOT / os.path.expanduser(os.environ.get("VENV") or ".venv")))
     CACHE.mkdir(exist_ok=True)
     trust_system_certificates()
+    stop_in_order()
     try:
         with open(CACHE / "setup.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # a second `make` in the same clone waits

@@ -1,0 +1,55 @@
+"""Workers that torchrun starts again go on by themselves, on the command line of the first start."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from eql_d2.engine.run_lock import record_in
+from tests.conftest import ROOT
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+# Since PyTorch 2.4 the workers' store is that of the rendezvous, which a restart finds as the killed ones left it.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_worker_is_started_again_and_the_run_ends_as_one_that_was_not(tiny_cfg, tmp_path, rank):
+    tiny_cfg.DATASETS.TEST = ()
+    tiny_cfg.SOLVER.MAX_ITER = 16
+    config, killed, straight = tmp_path / "config.yaml", tmp_path / "killed", tmp_path / "straight"
+    config.write_text(tiny_cfg.dump())
+    tool = ["tools/train_net.py", "--config-file", config]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2"]
+    command = [sys.executable, *torchrun, *tool, "OUTPUT_DIR", killed]
+    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+    while process.poll() is None and not (killed / "model_0000003.pth").exists():
+        time.sleep(0.01)
+    first = record_in(killed)["process"]
+    children = f"/proc/{process.pid}/task/{process.pid}/children"
+    workers = [int(number) for number in open(children).read().split()] if os.path.exists(children) else [first]
+    victim = first if rank == 0 else next(number for number in workers if is_worker(number) and number != first)
+    os.kill(victim, signal.SIGKILL)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output[-3000:]
+    starts = [int(number) for number in re.findall(r"Starting training from iteration (\d+)", output)]
+    assert len(starts) == 2 and starts[0] == 0 < starts[1] < 16, starts
+    subprocess.run(
+        [sys.executable, *tool, "--num-gpus", "2", "OUTPUT_DIR", straight],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    one, other = (torch.load(folder / "model_final.pth", weights_only=True)["model"] for folder in (straight, killed))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def is_worker(process):
+    with open(f"/proc/{process}/cmdline", "rb") as file:
+        return b"train_net.py" in file.read()
