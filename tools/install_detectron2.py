@@ -8,6 +8,7 @@ sources, compiled; this needs a C++ compiler (and nvcc for the CUDA operators).
 import argparse
 import contextlib
 import ctypes
+import functools
 import hashlib
 import os
 import re
@@ -110,21 +111,27 @@ def stop_in_order():
 
 def run_with_children(command, **options):
     """As subprocess.run; if this process is told to stop, all that the command has started ends first."""
-    process = subprocess.Popen(command, start_new_session=True, preexec_fn=_end_with_parent, **options)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    process = None
     try:
+        prepare = functools.partial(_prepare_child, before)
+        process = subprocess.Popen(command, start_new_session=True, preexec_fn=prepare, **options)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # from here on a signal finds the process
         output, _ = process.communicate()
     except BaseException:
-        for number, seconds in ((signal.SIGTERM, 10), (signal.SIGKILL, None)):
+        for number, seconds in ((signal.SIGTERM, 10), (signal.SIGKILL, None)) if process else ():
             with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
                 os.killpg(process.pid, number)
                 process.wait(seconds)
         raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return subprocess.CompletedProcess(command, process.returncode, output)
 
 
-def _end_with_parent():
-    """Linux's parent-death signal, for a parent that is killed."""
-    if sys.platform == "linux":
+def _prepare_child(mask):
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if sys.platform == "linux":  # for a parent that is killed
         ctypes.CDLL(None).prctl(1, int(signal.SIGTERM), 0, 0, 0)
 
 

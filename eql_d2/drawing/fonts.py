@@ -12,6 +12,7 @@ from PIL import ImageFont
 logger = logging.getLogger(__name__)
 
 DEFAULT = str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
+_told: list[str] = []
 
 
 @lru_cache(maxsize=64)
@@ -20,32 +21,34 @@ def load_font(size: int, text: str = "") -> ImageFont.FreeTypeFont:
 
     Args:
         size: in pixels.
-        text: what is to be written. Characters that DejaVu Sans lacks are looked for in the fonts of the system; if no
-            font has them all, a warning says so once.
+        text: what is to be written. If DejaVu Sans lacks some of it, it is looked for in the fonts of the system; if no
+            font has what is lacking, a warning says so once.
     """
-    lacking = frozenset(character for character in text if not character.isspace()) - _characters(DEFAULT)
-    return ImageFont.truetype(_font_with(lacking) if lacking else DEFAULT, size)
+    characters = frozenset(character for character in text if not character.isspace())
+    return ImageFont.truetype(DEFAULT if characters <= _characters(DEFAULT) else _font_with(characters), size)
 
 
 @lru_cache(maxsize=256)
-def _font_with(lacking: frozenset[str]) -> str:
-    for path in sorted(font_manager.findSystemFonts()):
-        if lacking <= _characters(path):
-            return path
-    _warn_once("".join(sorted(lacking))[:10])
-    return DEFAULT
+def _font_with(characters: frozenset[str]) -> str:
+    """The first font with all of them, or at least with those that DejaVu Sans lacks."""
+    lacking = characters - _characters(DEFAULT)
+    found = [path for path in sorted(font_manager.findSystemFonts()) if lacking <= _characters(path)]
+    if not found:
+        _warn_once("".join(sorted(lacking))[:10])
+    return next((path for path in found if characters <= _characters(path)), next(iter(found), DEFAULT))
 
 
-@lru_cache(maxsize=1)
 def _warn_once(example: str) -> None:
-    logger.warning(
-        "No font of this machine has the characters %s of a name, which is drawn with boxes; install one, e.g. Noto "
-        "(Debian: apt-get install fonts-noto-cjk).",
-        example,
-    )
+    if not _told:
+        _told.append(example)
+        logger.warning(
+            "No font of this machine has the characters %s of a name, which is drawn with boxes; install one, e.g. "
+            "Noto (Debian: apt-get install fonts-noto-cjk).",
+            example,
+        )
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def _characters(path: str) -> frozenset[str]:
     try:
         return frozenset(map(chr, FT2Font(path).get_charmap()))

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,11 @@ import torch
 from eql_d2.engine.run_lock import record_in
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc"),
+]
 # Since PyTorch 2.4 the workers' store is that of the rendezvous, which a restart finds as the killed ones left it.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
@@ -31,9 +36,8 @@ def test_a_killed_worker_is_started_again_and_the_run_ends_as_one_that_was_not(t
     while process.poll() is None and not (killed / "model_0000003.pth").exists():
         time.sleep(0.01)
     first = record_in(killed)["process"]
-    children = f"/proc/{process.pid}/task/{process.pid}/children"
-    workers = [int(number) for number in open(children).read().split()] if os.path.exists(children) else [first]
-    victim = first if rank == 0 else next(number for number in workers if is_worker(number) and number != first)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    victim = first if rank == 0 else next(worker for worker in map(int, children) if is_worker(worker, first))
     os.kill(victim, signal.SIGKILL)
     output, _ = process.communicate()
     assert process.returncode == 0, output[-3000:]
@@ -50,6 +54,6 @@ def test_a_killed_worker_is_started_again_and_the_run_ends_as_one_that_was_not(t
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def is_worker(process):
-    with open(f"/proc/{process}/cmdline", "rb") as file:
-        return b"train_net.py" in file.read()
+def is_worker(process, first):
+    """Whether a child of torchrun is a worker, and not the first."""
+    return process != first and b"train_net.py" in Path(f"/proc/{process}/cmdline").read_bytes()
