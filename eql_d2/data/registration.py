@@ -274,7 +274,10 @@ def _entries_of_file(path: Path) -> list[dict[str, Any]]:
             f"DATASETS.CUSTOM_FILE {path} must hold a list of datasets, each with name, annotations, images."
         )
     return [
-        {key: str(path.parent / value) if key in PATH_KEYS else value for key, value in entry.items()}
+        {
+            key: str(path.parent / value) if key in PATH_KEYS and isinstance(value, str) else value
+            for key, value in entry.items()
+        }
         if isinstance(entry, dict)
         else entry
         for entry in entries
@@ -282,6 +285,9 @@ def _entries_of_file(path: Path) -> list[dict[str, Any]]:
 
 
 def _register_entry(entry: Any, source: str, images_outside: bool) -> None:
+    for key in ("name", *PATH_KEYS) if isinstance(entry, dict) else ():
+        if key in entry and not isinstance(entry[key], (str, os.PathLike)):
+            raise UserError(f"{source} has an entry whose {key} is {entry[key]!r}, no text; write it in quotes.")
     if isinstance(entry, dict) and entry.get("format") == "openimages":
         files = source_of_entry(entry, source)
         register_open_images(entry["name"], files, entry.get("categories"))

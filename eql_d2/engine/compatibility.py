@@ -77,7 +77,7 @@ def check_resumable(path: str, description: Mapping[str, Any], cfg: CfgNode) -> 
     if difference:
         raise UserError(
             f"--resume: checkpoint {path} has {difference}; start anew in another OUTPUT_DIR, with "
-            f"MODEL.WEIGHTS {path} to begin with its weights."
+            f"MODEL.WEIGHTS {path} and MODEL.WEIGHTS_MATCH_CLASSES True to begin with its weights, class by class."
         )
     kept = read_yaml(description["config"], f"The config in {path}") if "config" in description else {}
     methods = ("MODEL.ROI_BOX_HEAD.PREDICTOR", "MODEL.RETINANET.LOSS", "MODEL.CLASSIFIER.LOSS")

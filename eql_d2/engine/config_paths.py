@@ -1,29 +1,27 @@
 """Relative paths in a config file are relative to that file; to the current folder only where that leads nowhere."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode
 
 from eql_d2.data.registration import PATH_KEYS
 
 # Keys that name a file to be read. OUTPUT_DIR is one to be written: it is relative to the current folder.
 FILE_KEYS = ("DATASETS.CUSTOM_FILE", "MODEL.LONG_TAIL.CATEGORY_COUNTS", "MODEL.WEIGHTS")
-_MOST_BASES = 20
 
 
-def resolve_paths(cfg: CfgNode, config_file: str) -> None:
+def resolve_paths(cfg: CfgNode, contents: Sequence[tuple[Path, dict[str, Any]]]) -> None:
     """Make the paths that a config file or one of its bases says good for the current folder, in place.
 
     Args:
         cfg: what the file was merged into.
-        config_file: the file.
+        contents: the file and its bases, each with its content, that which overrules the others first.
     """
-    chain = _with_bases(Path(config_file))
     for key in (*FILE_KEYS, "DATASETS.CUSTOM"):
-        folder = next((path.parent for path, content in chain if _says(content, key)), None)
+        folder = next((path.parent for path, content in contents if _says(content, key)), None)
         if folder is None:
             continue
         *parents, last = key.split(".")
@@ -52,24 +50,6 @@ def _resolved(path: Any, folder: Path) -> Any:
     if from_folder == os.path.abspath(path) or (os.path.exists(path) and not os.path.exists(from_folder)):
         return path
     return from_folder if os.path.exists(from_folder) or not path.startswith("datasets/") else path
-
-
-def _with_bases(path: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """A config file and its bases, the file first, each with its content."""
-    chain: list[tuple[Path, dict[str, Any]]] = []
-    while len(chain) < _MOST_BASES:
-        try:
-            content = yaml.safe_load(path.read_text())
-        except (OSError, yaml.YAMLError, UnicodeDecodeError):  # whoever merged it has told, or could read it
-            break
-        if not isinstance(content, dict):
-            break
-        chain.append((path, content))
-        base = content.get("_BASE_")
-        if not isinstance(base, str) or "://" in base:
-            break
-        path = Path(os.path.join(path.parent, os.path.expanduser(base)))
-    return chain
 
 
 def _says(content: dict[str, Any], key: str) -> bool:

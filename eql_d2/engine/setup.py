@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,9 +57,9 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
     with _mistakes_told(cfg, f"Config file {config_file}"):
         with auto_allowed(cfg):
             if config_file:
-                check_config_files(config_file)
+                contents = check_config_files(config_file)
                 cfg.merge_from_file(config_file, allow_unsafe=False)
-                resolve_paths(cfg, config_file)
+                resolve_paths(cfg, contents)
         with auto_allowed(cfg):
             cfg.merge_from_list(overrides or [])
     return cfg
@@ -78,12 +79,15 @@ def find_config(config_file: str) -> str:
     return str(shipped)
 
 
-def check_config_files(path: str, below: tuple[str, ...] = ()) -> None:
+def check_config_files(path: str, below: tuple[str, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
     """Make sure that a config file and those that it is based on are YAML of plain values.
 
     Args:
         path: local file.
         below: files that are based on this one.
+
+    Returns:
+        The file and its bases, each with its content, that which overrules the others first.
 
     Raises:
         UserError: one of them is not, is missing, or is based on itself.
@@ -98,11 +102,14 @@ def check_config_files(path: str, below: tuple[str, ...] = ()) -> None:
         raise UserError(f"Config file {path} cannot be read ({error}).") from None
     if not isinstance(content, dict):
         raise UserError(f"Config file {path} cannot be read: it is no mapping of keys to values.")
+    contents = [(Path(path), content)]
     bases = content.get(BASE_KEY) or ()
-    for base in bases if isinstance(bases, list) else (bases,):
+    # Of several bases the last overrules the others.
+    for base in reversed(bases) if isinstance(bases, list) else (bases,):
         if isinstance(base, str) and not base.startswith(("http://", "https://")):
             nested = os.path.normpath(os.path.join(os.path.dirname(path), os.path.expanduser(base)))
-            check_config_files(nested, (*below, path))
+            contents += check_config_files(nested, (*below, path))
+    return contents
 
 
 def parse_config(text: str, source: str, overrides: list[str] | None = None) -> CfgNode:

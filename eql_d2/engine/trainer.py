@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import (
@@ -29,7 +28,7 @@ from eql_d2.data.training.loader import TrainLoader, build_test_loader, build_tr
 from eql_d2.data.training.seeding import derived_seed
 from eql_d2.engine.batch_norm import AverageBatchNorm
 from eql_d2.engine.checkpoint import AtomicCheckpointer, describe_misfits
-from eql_d2.engine.class_transfer import ClassTransfer
+from eql_d2.engine.class_transfer import class_transfer_of, reordered_classes
 from eql_d2.engine.class_watch import WatchClasses
 from eql_d2.engine.compatibility import (
     check_optimizer,
@@ -37,6 +36,7 @@ from eql_d2.engine.compatibility import (
     class_difference,
     class_names,
     dataset_with_names,
+    loss_state_names,
 )
 from eql_d2.engine.description import describe_run, read_description
 from eql_d2.engine.kept_checkpoints import KeepBest, limit_kept
@@ -239,14 +239,16 @@ class LongTailTrainer(DefaultTrainer):
             check_run_folder(cfg.OUTPUT_DIR, resume)
         checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR)
         weights = checkpointer.get_checkpoint_file() if resume else cfg.MODEL.WEIGHTS
-        difference = class_difference(read_description(weights), cfg) if weights else None
-        if difference:
-            raise UserError(f"Weights {weights} have {difference}; evaluate them on a dataset of their own classes.")
+        if weights:
+            checkpointer.class_transfer = reordered_classes(weights, cfg)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-        if checkpointer.misfits:
+        # Statistics of a loss are put in no other order, and no score needs them.
+        unneeded = loss_state_names(model) if checkpointer.class_transfer else set()
+        misfits = {name: why for name, why in checkpointer.misfits.items() if name not in unneeded}
+        if misfits:
             raise UserError(
-                f"Weights {cfg.MODEL.WEIGHTS} do not fit the model: {describe_misfits(checkpointer.misfits)}; "
-                "evaluate with the config of their training."
+                f"Weights {cfg.MODEL.WEIGHTS} do not fit the model: {describe_misfits(misfits)}; evaluate with the "
+                "config of their training."
             )
         return model
 
@@ -428,11 +430,7 @@ class LongTailTrainer(DefaultTrainer):
             return
         description = read_description(weights)
         if self.cfg.MODEL.WEIGHTS_MATCH_CLASSES:
-            kept = yaml.safe_load(description.get("config", "")) or {}
-            predictor = kept.get("MODEL", {}).get("ROI_BOX_HEAD", {}).get("PREDICTOR")
-            self.checkpointer.class_transfer = ClassTransfer(
-                class_names(description), dataset[1], weights, first_rows=predictor != "BAGSPredictor"
-            )
+            self.checkpointer.class_transfer = class_transfer_of(weights, description, dataset[1])
             return
         difference = class_difference(description, self.cfg)
         if difference and len(class_names(description) or ()) == len(dataset[1]):

@@ -185,3 +185,14 @@ def test_the_truth_has_full_marks_by_cocos_rules(coco_set):
     metrics = evaluate("tiny_val", kept, counts=counts)["bbox"]
     for letter in "rcf":
         assert (metrics[f"AP{letter}"] == pytest.approx(100)) is (letter in counts.frequency_groups)
+
+
+@pytest.mark.parametrize("key", ["name", "annotations", "images", "ignore_regions", "labels"])
+@pytest.mark.parametrize("in_file", [False, True])
+def test_a_path_or_name_that_is_no_text(tmp_path, key, in_file):
+    entry = {"name": "numbers_train", "annotations": "a.json", "images": "photos", "format": "coco", key: 5}
+    (tmp_path / "sets.yaml").write_text(str([entry]))
+    source = ["DATASETS.CUSTOM_FILE", str(tmp_path / "sets.yaml")] if in_file else ["DATASETS.CUSTOM", str([entry])]
+    sentence = rf"^{source[0]}.* has an entry whose {key} is 5, no text; write it in quotes"
+    with pytest.raises(UserError, match=sentence):
+        register_custom_datasets(load_config(TINY, source))

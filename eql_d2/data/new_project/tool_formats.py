@@ -10,9 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from eql_d2.errors import UserError
+from eql_d2.plain_files import read_yaml
 
 _COCO_NAMES = ("_annotations.coco.json", "instances_default.json", "result.json", "annotations.json")
 
@@ -99,15 +98,15 @@ def _reader_of(annotations: Path, folder: Path, images: Path | None) -> tuple[st
 
 def _is_yolo(path: Path) -> bool:
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        content = read_yaml(path.read_text(), f"YOLO file {path}")
+    except (OSError, UserError, UnicodeDecodeError):
         return False
     return isinstance(content, dict) and "names" in content
 
 
 def _yolo_images(data: Path) -> Path:
     """The folder that ``train`` of a data.yaml names, as Ultralytics looks for it, else one of the usual names."""
-    content = yaml.safe_load(data.read_text())
+    content = read_yaml(data.read_text(), f"YOLO file {data}")
     named = [Path(str(content.get("path", ""))) / str(content["train"])] if content.get("train") else []
     tried = [*named, *map(Path, ("images/train", "train/images", "images"))]
     for path in tried:

@@ -9,7 +9,7 @@ from detectron2.structures import BoxMode
 from pycocotools import mask as mask_api
 
 from eql_d2.data.annotations.cache import open_annotations
-from eql_d2.data.annotations.lvis_format import contiguous_ids, load_lvis_format
+from eql_d2.data.annotations.lvis_format import chosen_categories, contiguous_ids, load_lvis_format
 from eql_d2.errors import UserError
 
 RLE = {"size": [40, 60], "counts": "T3d0XW2"}  # 100 background, 20 foreground, 2280 background
@@ -220,3 +220,14 @@ def test_missing_file_and_folder_are_named(content, tmp_path):
     (tmp_path / "annotations.json").write_bytes(orjson.dumps(content))
     with pytest.raises(UserError, match=r"^Image folder .*images does not exist; .*DETECTRON2_DATASETS"):
         load_lvis_format(tmp_path / "annotations.json", tmp_path / "images")
+
+
+def test_chosen_categories_are_in_the_order_of_their_ids(tmp_path, content):
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    annotations = open_annotations(tmp_path / "a.json")
+    assert [record["id"] for record in chosen_categories(annotations, None)] == [3, 41, 905]
+    assert [record["id"] for record in chosen_categories(annotations, ["zebra", "ant"])] == [3, 905]
+    with pytest.raises(UserError, match=r"has no category 'bea'; did you mean 'bee'\?"):
+        chosen_categories(annotations, ["ant", "bea"])
+    with pytest.raises(UserError, match="has no category 'xyz'; it has ant, bee, zebra …"):
+        chosen_categories(annotations, ["xyz"])

@@ -12,7 +12,15 @@ from pycocotools import mask as mask_api
 
 from eql_d2.data.annotations.cache import open_annotations
 from eql_d2.data.annotations.run_lengths import total_pixels
-from eql_d2.data.annotations.values import clean_annotation, clean_content, clean_image
+from eql_d2.data.annotations.values import (
+    clean_annotation,
+    clean_content,
+    clean_image,
+    clean_result,
+    not_finite,
+    number,
+    whole,
+)
 from eql_d2.errors import UserError
 from eql_d2.evaluation.evaluate_files import evaluate_files
 
@@ -220,3 +228,33 @@ def test_results_are_made_right_too(path, tmp_path):
 def test_clean_records_stay_as_they_are():
     for clean, records in ((clean_image, CLEAN["images"]), (clean_annotation, CLEAN["annotations"])):
         assert [clean(record) for record in records] == records
+
+
+def test_numbers_in_texts():
+    assert [whole(value) for value in (7, 7.0, "7", "7.0", " 7 ", "1e3")] == [7, 7, 7, 7, 7, 1000]
+    assert all(type(whole(value)) is int for value in (7.0, "7.0", "1e3"))
+    assert [whole(value) for value in (7.5, "a", None, True, [7])] == [7.5, "a", None, True, [7]]
+    assert [number(value) for value in ("7", "7.5", "-1e-3", "", "7,5")] == [7, 7.5, -0.001, "", "7,5"]
+
+
+@pytest.mark.parametrize(
+    ("record", "complaint"),
+    [
+        ({"area": 1.0, "bbox": [0.0, 1, 2, 3]}, None),
+        ({"area": float("nan")}, "area NaN"),
+        ({"bbox": [0, float("-inf"), 2, 3]}, "bbox -Infinity"),
+        ({"segmentation": [[0, 1], [float("inf"), 2]]}, "segmentation Infinity"),
+        ({"segmentation": {"size": [float("nan"), 2], "counts": "x"}}, "segmentation NaN"),
+        ({"note": float("nan")}, None),  # nobody reads it
+    ],
+)
+def test_the_first_value_that_is_not_finite(record, complaint):
+    assert not_finite(record) == complaint
+
+
+def test_results_with_scores_as_texts():
+    assert clean_result({"image_id": "3", "category_id": 1.0, "score": "0.5", "bbox": None}) == {
+        "image_id": 3,
+        "category_id": 1,
+        "score": 0.5,
+    }
