@@ -16,7 +16,8 @@ def add_data_config(cfg: CfgNode) -> None:
     # The user's own datasets: a list of {name, annotations, images}, with format: lvis (default), coco or
     # openimages (see datasets/README.md); categories: a list of names, to use these classes only; and, for lvis and
     # coco, ignore_regions: a COCO- or LVIS-format file of the same image ids, whose boxes that match no annotation of
-    # the dataset are regions in which nothing is sampled as background (EQL's paper, appendix A).
+    # the dataset are regions in which nothing is sampled as background (EQL's paper, appendix A), and image_ids: a JSON
+    # list of image ids, or an annotation file of just these images, to use this part alone.
     cfg.DATASETS.CUSTOM = []
     # YAML file with a list of the same kind, whose paths are relative to the file.
     cfg.DATASETS.CUSTOM_FILE = ""

@@ -12,6 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from eql_d2.data.annotations.lvis_format import LVISDataset, load_lvis_format
 from eql_d2.data.category_counts import dataset_counts
 from eql_d2.data.emoji_lvis import PRESETS, generate_emoji_lvis
+from eql_d2.data.image_ids import ensure_part, part_file
 from eql_d2.data.open_images import (
     CHALLENGE_2019,
     OpenImagesSource,
@@ -31,7 +32,7 @@ from eql_d2.plain_files import read_yaml
 EVALUATORS = ("lvis", "openimages")
 
 # Keys of an entry of DATASETS.CUSTOM_FILE that are paths, relative to the file.
-PATH_KEYS = ("annotations", "images", "ignore_regions", *FILE_KEYS)
+PATH_KEYS = ("annotations", "images", "image_ids", "ignore_regions", *FILE_KEYS)
 
 
 def datasets_root() -> Path:
@@ -181,8 +182,19 @@ def project_datasets() -> list[str]:
 
 
 def register_builtin_datasets() -> None:
-    """Register Open Images and the presets of EmojiLVIS. LVIS is registered by Detectron2; see :func:`load_dataset`."""
+    """Register Open Images, the presets of EmojiLVIS and LVIS's minival.
+
+    LVIS itself is registered by Detectron2; see :func:`load_dataset`.
+    """
     root = datasets_root()
+    val, ids = root / "lvis" / "lvis_v1_val.json", root / "lvis" / "lvis_v1_minival_ids.json"
+    register_lvis_format(
+        "lvis_v1_minival",
+        part_file(val, ids),
+        root / "coco",
+        prepare=partial(ensure_part, val, ids),
+        category_counts_file=str(LVIS_COUNT_FILES["lvis_v1"]),
+    )
     for split in CHALLENGE_2019:
         source = challenge_2019_source(root / "openimages" / "challenge2019", split)
         register_open_images(f"openimages_challenge2019_{split}", source)
@@ -292,7 +304,7 @@ def _register_entry(entry: Any, source: str, images_outside: bool) -> None:
         files = source_of_entry(entry, source)
         register_open_images(entry["name"], files, entry.get("categories"))
         return
-    required, optional = {"name", "annotations", "images"}, {"format", "categories", "ignore_regions"}
+    required, optional = {"name", "annotations", "images"}, {"format", "categories", "ignore_regions", "image_ids"}
     if not isinstance(entry, dict) or not required <= set(entry) <= required | optional:
         raise UserError(
             f"{source} has the entry {entry}; it needs the keys {', '.join(sorted(required))}, and may have "
@@ -304,10 +316,12 @@ def _register_entry(entry: Any, source: str, images_outside: bool) -> None:
             f"{source}: dataset {entry['name']!r} has the format {annotation_format!r}; it must be lvis, coco or "
             "openimages."
         )
+    image_ids = entry.get("image_ids")
     register_lvis_format(
         entry["name"],
-        entry["annotations"],
+        part_file(entry["annotations"], image_ids) if image_ids else entry["annotations"],
         entry["images"],
+        prepare=partial(ensure_part, entry["annotations"], image_ids) if image_ids else None,
         categories=entry.get("categories"),
         federated=annotation_format == "lvis",
         ignore_regions=entry.get("ignore_regions"),

@@ -24,7 +24,7 @@ NOT_IN_HASH = (
 )
 # Files, of which the folder may differ.
 FILES_IN_CONFIG = ("MODEL.WEIGHTS", "MODEL.LONG_TAIL.CATEGORY_COUNTS", "DATASETS.CUSTOM_FILE")
-FILES_OF_DATASET = ("annotations", "images", "ignore_regions")
+FILES_OF_DATASET = ("annotations", "images", "image_ids", "ignore_regions")
 
 
 def plain_config(cfg: CfgNode) -> dict[str, Any]:
