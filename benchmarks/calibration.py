@@ -80,7 +80,10 @@ def train(config: str, folder: Path, opts: list[str]) -> str:
     weights = folder / "model_final.pth"
     if not weights.exists():
         command = [sys.executable, str(ROOT / "tools" / "train_net.py"), "--config-file", str(ROOT / config)]
-        subprocess.run([*command, "--resume", "auto", *opts, "OUTPUT_DIR", str(folder)], check=True)
+        resume = ["--resume"] if (folder / "last_checkpoint").exists() else []
+        done = subprocess.run([*command, *resume, *opts, "OUTPUT_DIR", str(folder)])
+        if done.returncode:
+            sys.exit(done.returncode)
     return str(weights)
 
 

@@ -1,4 +1,4 @@
-"""The activation of one score a class: the sigmoid, or the Gumbel distribution of GOL (ECCV 2022, arXiv 2207.12260)."""
+"""The activation of one score a class: the sigmoid, or the Gumbel distribution of GOL (ECCV 2022, arXiv 2207.10936)."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Foreground classification balance loss (FCBL) of BACL: Qi et al., TPAMI 2023, arXiv 2308.02213."""
+"""Foreground classification balance loss (FCBL) of BACL: Qi et al., TMM 2023, arXiv 2308.02213."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""Gumbel Optimized Loss (GOL) in its plain form: Alexandridis et al., ECCV 2022, arXiv 2207.12260."""
+"""Gumbel Optimized Loss (GOL) in its plain form: Alexandridis et al., ECCV 2022, arXiv 2207.10936."""
 
 import math
 
