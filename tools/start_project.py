@@ -1,7 +1,7 @@
 """Start a project: look at annotations and images, split them if need be, and write a commented config that trains.
 
-Reads COCO's and LVIS's formats (export it from CVAT, Label Studio, Roboflow or VIA) and, with the package supervision,
-folders of YOLO, LabelMe and Pascal VOC.
+Reads COCO's and LVIS's formats (as CVAT, Label Studio, Roboflow and VIA export them), CVAT's own XML of images, VIA's
+own JSON and, with the package supervision, folders of YOLO, LabelMe and Pascal VOC.
 
 Examples:
     python tools/start_project.py --annotations export.json --images photos --output birds
@@ -67,7 +67,8 @@ def main(argv: list[str] | None = None) -> None:
     for sentence in project.sentences:
         print(sentence)
     print(f"\nWritten: {project.config_file}. Read it, then train:")
-    print(f"  python tools/train_net.py --config-file {project.config_file}")
+    command = "eql-d2 train" if sys.argv[0].startswith("eql-d2") else "python tools/train_net.py"
+    print(f"  {command} --config-file {project.config_file}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from fvcore.common.config import BASE_KEY
+
 from eql_d2.data.annotations.cache import PackedAnnotations, open_annotations
 from eql_d2.data.annotations.findings import Finding
 from eql_d2.data.category_counts import count_annotations
@@ -13,7 +15,9 @@ from eql_d2.data.new_project.splitting import split_by_image
 from eql_d2.data.new_project.tool_formats import coco_file
 from eql_d2.errors import UserError
 from eql_d2.package_files import configs_folder
+from eql_d2.plain_files import read_yaml
 
+BASES = "bases"  # folder of the project with what its config is based on
 PRETRAINED = ("coco", "imagenet", "none")
 _WEIGHTS = {
     ("coco", True): "detectron2://COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x/137849600/model_final_f10217.pkl",
@@ -135,10 +139,30 @@ def start_project(
     )
     try:
         output.mkdir(parents=True, exist_ok=True)
+        _copy_bases(text, output)
         config_file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"--output {output} cannot be written ({error.strerror}); name another.") from None
     return NewProject(config_file, check, tuple(sentences))
+
+
+def _copy_bases(text: str, output: Path) -> None:
+    """Copy the config that a config is based on, and its own bases, into the project: any of its paths is relative.
+
+    Args:
+        text: of the config.
+        output: its folder.
+    """
+    shipped = configs_folder()
+    name = Path(read_yaml(text, "The new config")[BASE_KEY]).relative_to(BASES)
+    while True:
+        copy = output / BASES / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text((shipped / name).read_text(encoding="utf-8"), encoding="utf-8")
+        base = read_yaml(copy.read_text(encoding="utf-8"), f"Config file {name}").get(BASE_KEY)
+        if base is None:
+            return
+        name = Path(os.path.normpath(name.parent / base))
 
 
 def _has_masks(annotations: PackedAnnotations) -> bool:
@@ -161,7 +185,7 @@ def _config_text(
     pretrained: str,
     ignore: bool,
 ) -> str:
-    base = configs_folder() / "photographs" / ("mask_rcnn_R50_FPN.yaml" if masks else "faster_rcnn_R50_FPN.yaml")
+    base = Path("photographs", "mask_rcnn_R50_FPN.yaml" if masks else "faster_rcnn_R50_FPN.yaml")
     form = "lvis" if annotations.federated else "coco"
     entries = "\n".join(
         f"    - {{name: {of_set}, annotations: {_path(file, output)}, images: {_path(folder, output)}, format: {form}}}"
@@ -171,11 +195,11 @@ def _config_text(
     shorter = [round(sizes.shortest * share / 32) * 32 for share in (0.8, 0.9, 1.0)]
     weights = _WEIGHTS[pretrained, masks]
     return f"""# A detector for {name}, written by tools/start_project.py. Paths are relative to this file.
-#   train     python tools/train_net.py --config-file {output / f"{name}.yaml"}
+#   train     eql-d2 train --config-file {output / f"{name}.yaml"}   (in a clone also python tools/train_net.py)
 #   go on     the same with --resume; on a machine without GPU add MODEL.DEVICE cpu
 #   results   OUTPUT_DIR/inference: AP of boxes{" and masks" if masks else ""}, and of every class as a table
-#   pictures  python tools/predict.py PICTURES --weights OUTPUT_DIR/model_best.pth --output found
-_BASE_: {base}
+#   pictures  eql-d2 predict PICTURES --weights OUTPUT_DIR/model_best.pth --output found
+_BASE_: {BASES}/{base.as_posix()}  # a copy, so that the project can move
 DATASETS:
   CUSTOM:
 {entries}

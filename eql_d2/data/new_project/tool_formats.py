@@ -1,7 +1,8 @@
 """Annotation folders of tools that do not write COCO's format, converted by the package supervision.
 
-CVAT, Label Studio, Roboflow and VGG Image Annotator export COCO's format themselves: choose it there. YOLO-format
-folders (also Ultralytics', Roboflow's and Label Studio's), LabelMe's files and Pascal VOC's XML are converted here.
+CVAT, Label Studio, Roboflow and VGG Image Annotator export COCO's format themselves; CVAT's own XML and VIA's own JSON
+are read here (see :mod:`eql_d2.data.new_project.native_forms`). YOLO-format folders (also Ultralytics', Roboflow's and
+Label Studio's), LabelMe's files and Pascal VOC's XML are converted here.
 """
 
 import contextlib
@@ -9,7 +10,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+from eql_d2.data.new_project.native_forms import cvat_as_coco, is_cvat, is_via, via_as_coco
 from eql_d2.errors import UserError
 from eql_d2.plain_files import read_yaml
 
@@ -20,19 +23,24 @@ def coco_file(annotations: Path, images: Path | None, output: Path) -> tuple[Pat
     """The annotation file that a path is or becomes, and the folder of its images.
 
     Args:
-        annotations: a JSON file in the COCO or LVIS format; or a folder that holds one under a name that tools give it
-            (Roboflow's, CVAT's, Label Studio's), a YOLO ``data.yaml`` with ``labels``, LabelMe's JSON files, or XML of
-            Pascal VOC.
+        annotations: a JSON file in the COCO or LVIS format, or of VIA's own; CVAT's own XML; or a folder that holds one
+            of these, COCO's under a name that tools give it (Roboflow's, CVAT's, Label Studio's), a YOLO ``data.yaml``
+            with ``labels``, LabelMe's JSON files, or XML of Pascal VOC.
         images: folder of the images; None where the annotations lie beside them, as each form has it.
         output: JSON file to write a conversion to.
 
     Raises:
         UserError: the path does not exist or is of no known form, or supervision is not installed.
     """
-    if annotations.is_file() and annotations.suffix != ".yaml":
-        return annotations, images
     if not annotations.exists():
         raise UserError(f"--annotations {annotations} does not exist; name a file or folder of annotations.")
+    native = _native_file(annotations)
+    if native is not None:
+        image_folder = images or _beside(native.parent)
+        _write_native(native, image_folder, output)
+        return output, image_folder
+    if annotations.is_file() and annotations.suffix != ".yaml":
+        return annotations, images
     folder = annotations if annotations.is_dir() else annotations.parent
     named = [path for name in _COCO_NAMES for path in (folder / name, folder / "annotations" / name) if path.is_file()]
     if named and annotations.is_dir():
@@ -40,8 +48,8 @@ def coco_file(annotations: Path, images: Path | None, output: Path) -> tuple[Pat
     read = _reader_of(annotations, folder, images)
     if read is None:
         raise UserError(
-            f"--annotations {annotations} is a folder without a COCO JSON file, a YOLO data.yaml, LabelMe's JSON files "
-            "or XML of Pascal VOC; export COCO's format and name its file."
+            f"--annotations {annotations} is a folder without a COCO JSON file, a YOLO data.yaml, LabelMe's or VIA's "
+            "JSON files or XML of CVAT or Pascal VOC; export COCO's format and name its file."
         )
     try:
         import supervision
@@ -59,6 +67,28 @@ def coco_file(annotations: Path, images: Path | None, output: Path) -> tuple[Pat
         raise UserError(f"{annotations} cannot be converted from the form of {title} ({error}).") from None
     _with_paths_below(output, dataset.image_paths, image_folder)
     return output, image_folder
+
+
+def _native_file(annotations: Path) -> Path | None:
+    """The file of CVAT's or VIA's own form that a path is, or that lies in the folder; None where there is none."""
+    looked_at = [annotations] if annotations.is_file() else sorted(annotations.glob("*.xml"))[:1]
+    if annotations.is_dir():
+        looked_at += sorted(annotations.glob("*.json"))[:5]
+    for path in looked_at:
+        if (path.suffix == ".xml" and is_cvat(path)) or (path.suffix == ".json" and is_via(path)):
+            return path
+    return None
+
+
+def _write_native(path: Path, images: Path, output: Path) -> None:
+    title = "CVAT" if path.suffix == ".xml" else "VIA"
+    try:
+        content = cvat_as_coco(path) if title == "CVAT" else via_as_coco(path, images)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(content))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ElementTree.ParseError) as error:
+        said = f"no {error}" if isinstance(error, KeyError) else error
+        raise UserError(f"{path} cannot be converted from the form of {title} ({said}).") from None
 
 
 def _with_paths_below(path: Path, image_paths: list[str], image_folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 
 import pytest
 import yaml
@@ -96,6 +97,18 @@ def test_from_one_file_to_a_config_that_loads_anywhere(tmp_path, monkeypatch):
     assert "6 images train and 2 (25 %) validate" in " ".join(project.sentences)
     with pytest.raises(UserError, match=r"birds.yaml is there already"):
         start_project(tmp_path / "all.json", tmp_path, tmp_path / "birds", name="birds")
+
+
+def test_a_project_moves_with_its_bases(tmp_path, monkeypatch):
+    write_set(tmp_path / "here", "all.json", make_content(8))
+    project = start_project(tmp_path / "here" / "all.json", tmp_path / "here", tmp_path / "here" / "p", epochs=1)
+    assert str(tmp_path) not in re.sub("(?m)^#.*$", "", project.config_file.read_text())
+    expected = load_config(str(project.config_file))
+    (tmp_path / "here").rename(tmp_path / "there")
+    monkeypatch.setenv("EQL_D2_CONFIGS", str(tmp_path / "no_configs"))
+    cfg = load_config(str(tmp_path / "there" / "p" / "my.yaml"))
+    assert cfg.dump().replace(str(tmp_path / "there"), "") == expected.dump().replace(str(tmp_path / "here"), "")
+    assert cfg.MODEL.ROI_HEADS.NAME == "LongTailROIHeads"
 
 
 def test_boxes_alone_and_two_files(tmp_path):

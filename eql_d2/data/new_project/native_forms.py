@@ -1,0 +1,204 @@
+"""Two tools' own forms as COCO's: CVAT's XML of images and VGG Image Annotator's JSON."""
+
+import json
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as mask_api
+
+from eql_d2.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_ROUND_POINTS = 36  # of the polygon that stands for a circle or an ellipse
+_LABEL_KEYS = ("label", "class", "category", "name", "type", "object")
+_HEAD = 4096
+
+Shape = tuple[str, list[float], Any]
+"""A label, a box XYWH and, where there is one, a segmentation."""
+
+
+def is_via(path: Path) -> bool:
+    """Whether a JSON file is VGG Image Annotator's: a project or an export, of version 1 or 2."""
+    with open(path, "rb") as file:
+        head = file.read(_HEAD)
+    return b'"_via_' in head or (b'"filename"' in head and b'"regions"' in head and b'"images"' not in head)
+
+
+def is_cvat(path: Path) -> bool:
+    """Whether an XML file is CVAT's own."""
+    with open(path, "rb") as file:
+        return b"<annotations>" in file.read(_HEAD)
+
+
+def via_as_coco(path: Path, images: Path) -> dict[str, Any]:
+    """The content of a COCO file from VGG Image Annotator's JSON.
+
+    Args:
+        path: the project, or its export "Annotations (as JSON)".
+        images: folder of the images, from which their sizes are read.
+
+    Raises:
+        UserError: it is of another form, a region has no label, or an image is missing; the sentence names it.
+    """
+    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    content = content.get("_via_img_metadata", content)
+    files = list(content.values() if isinstance(content, dict) else content)
+    regions = [
+        _values(file.get("regions")) for file in files
+    ]  # a dictionary by their numbers in version 1, a list in version 2
+    key = _label_key(path, [region.get("region_attributes") or {} for of_file in regions for region in of_file])
+    entries = []
+    for file, of_file in zip(files, regions, strict=True):
+        name = str(file["filename"])
+        try:
+            with Image.open(images / name) as image:
+                size = image.size
+        except OSError:
+            raise UserError(f"{path} names image {name}, which cannot be read in {images}; set --images.") from None
+        entries.append((name, size, _via_shapes(path, name, of_file, key)))
+    return _coco(path, entries)
+
+
+def _values(regions: Any) -> list[Any]:
+    return list(regions.values()) if isinstance(regions, dict) else list(regions or [])
+
+
+def _label_key(path: Path, attributes: list[dict[str, Any]]) -> str:
+    """The attribute of regions that is their class."""
+    keys = {key for of_region in attributes for key in of_region}
+    named = [key for key in _LABEL_KEYS if key in {k.lower() for k in keys}]
+    if len(keys) == 1:
+        return next(iter(keys))
+    if not named:
+        raise UserError(
+            f"{path} has the region attributes {', '.join(sorted(keys)) or 'none'}, and none is called label or class; "
+            "name that of the classes so in VIA."
+        )
+    return next(key for key in keys if key.lower() == named[0])
+
+
+def _via_shapes(path: Path, name: str, regions: list[dict[str, Any]], key: str) -> Iterator[Shape | str]:
+    for number, region in enumerate(regions):
+        label = (region.get("region_attributes") or {}).get(key)
+        if isinstance(label, dict):  # of checkboxes
+            chosen = [option for option, is_set in label.items() if is_set]
+            label = chosen[0] if len(chosen) == 1 else None
+        if not label:
+            raise UserError(f"{path}: region {number} of image {name} has no {key}, or several; give it one in VIA.")
+        shape = region["shape_attributes"]
+        kind = shape["name"]
+        if kind == "rect":
+            yield str(label), [float(shape[side]) for side in ("x", "y", "width", "height")], None
+        elif kind in ("polygon", "polyline") and len(shape["all_points_x"]) > 2:
+            yield _polygon(str(label), np.stack([shape["all_points_x"], shape["all_points_y"]], axis=1))
+        elif kind in ("circle", "ellipse"):
+            radii = [shape["r"]] * 2 if kind == "circle" else [shape["rx"], shape["ry"]]
+            yield _polygon(str(label), _ellipse([shape["cx"], shape["cy"]], radii, shape.get("theta", 0)))
+        else:
+            yield kind
+
+
+def cvat_as_coco(path: Path) -> dict[str, Any]:
+    """The content of a COCO file from CVAT's XML ("CVAT for images 1.1").
+
+    Raises:
+        UserError: it is of another form, such as that for video.
+    """
+    root = ElementTree.parse(path).getroot()
+    if root.find("track") is not None:
+        raise UserError(f"{path} is CVAT's form for video; export the task as CVAT for images, or as COCO 1.0.")
+    entries = []
+    for image in root.iter("image"):
+        size = (int(image.attrib["width"]), int(image.attrib["height"]))
+        entries.append((image.attrib["name"], size, (_cvat_shape(shape, size) for shape in image)))
+    labels = [str(label.text) for label in root.iterfind("./meta//labels/label/name")]
+    return _coco(path, entries, labels)
+
+
+def _cvat_shape(shape: ElementTree.Element, size: tuple[int, int]) -> Shape | str:
+    values, label = shape.attrib, shape.attrib.get("label", "")
+    numbers = {key: float(values[key]) for key in ("xtl", "ytl", "xbr", "ybr", "cx", "cy", "rx", "ry") if key in values}
+    turned = float(values.get("rotation", 0))
+    if shape.tag == "box":
+        corners = np.array([[numbers[x], numbers[y]] for x, y in (("xtl", "ytl"), ("xbr", "ybr"))])
+        if turned:
+            left, top, right, bottom = corners.ravel()
+            points = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+            return _polygon(label, _turn(points, corners.mean(axis=0), turned))
+        return label, [*corners[0].tolist(), *(corners[1] - corners[0]).tolist()], None
+    if shape.tag == "polygon":
+        return _polygon(label, np.array([point.split(",") for point in values["points"].split(";")], float))
+    if shape.tag == "ellipse":
+        center = [numbers["cx"], numbers["cy"]]
+        return _polygon(label, _ellipse(center, [numbers["rx"], numbers["ry"]], math.radians(turned)))
+    if shape.tag == "mask":
+        return label, *_mask(values, size)
+    return shape.tag
+
+
+def _mask(values: dict[str, str], size: tuple[int, int]) -> tuple[list[float], Any]:
+    """Box and run lengths of CVAT's mask: runs along the rows of its own box, background first."""
+    left, top, width, height = (int(values[key]) for key in ("left", "top", "width", "height"))
+    runs = [int(run) for run in values["rle"].split(",")]
+    inside = np.repeat(np.arange(len(runs)) % 2, runs).astype(np.uint8).reshape(height, width)
+    whole = np.zeros(size[::-1], np.uint8, order="F")
+    whole[top : top + height, left : left + width] = inside
+    encoded = mask_api.encode(whole)
+    return mask_api.toBbox(encoded).tolist(), {"size": list(size[::-1]), "counts": encoded["counts"].decode()}
+
+
+def _polygon(label: str, points: np.ndarray) -> Shape:
+    low, high = points.min(axis=0), points.max(axis=0)
+    box = [float(value) for value in (*low, *(high - low))]
+    return label, box, [[float(value) for value in points.ravel()]]
+
+
+def _ellipse(center: list[float], radii: list[float], theta: float) -> np.ndarray:
+    angles = np.linspace(0, 2 * np.pi, _ROUND_POINTS, endpoint=False)
+    points = np.array(center) + np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii
+    return _turn(points, np.array(center), math.degrees(theta))
+
+
+def _turn(points: np.ndarray, center: np.ndarray, degrees: float) -> np.ndarray:
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return center + (points - center) @ np.array([[cos, sin], [-sin, cos]])
+
+
+def _coco(path: Path, entries: list[Any], labels: list[str] | None = None) -> dict[str, Any]:
+    """Images, annotations and categories; tells of shapes without area, which are left out."""
+    images: list[dict[str, Any]] = []
+    found: list[tuple[int, Shape]] = []
+    left_out: Counter[str] = Counter()
+    for name, (width, height), shapes in entries:
+        images.append({"id": len(images) + 1, "file_name": name, "width": width, "height": height})
+        for shape in shapes:
+            if isinstance(shape, str):
+                left_out[shape] += 1
+            else:
+                found.append((len(images), shape))
+    for kind, number in left_out.items():
+        logger.warning("%s: %d shapes of the kind %s are left out, which cover no area.", path, number, kind)
+    names = list(dict.fromkeys([*(labels or []), *sorted({shape[0] for _, shape in found})]))
+    ids = {name: number for number, name in enumerate(names, start=1)}
+    annotations: list[dict[str, Any]] = []
+    for number, (image_id, (label, box, segmentation)) in enumerate(found, start=1):
+        record = {"id": number, "image_id": image_id, "category_id": ids[label], "bbox": box, "iscrowd": 0}
+        record["area"] = _area(segmentation) if segmentation else box[2] * box[3]
+        annotations.append(record | ({"segmentation": segmentation} if segmentation else {}))
+    categories = [{"id": number, "name": name} for name, number in ids.items()]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _area(segmentation: Any) -> float:
+    if isinstance(segmentation, dict):
+        return float(mask_api.area(segmentation))
+    x, y = np.array(segmentation[0]).reshape(-1, 2).T
+    return float(abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2)
