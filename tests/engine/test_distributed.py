@@ -85,6 +85,24 @@ def report_places(folder):
     (folder / f"{comm.get_rank()}").write_text(" ".join(map(str, place)))
 
 
+def test_places_of_two_machines(monkeypatch):
+    """What each would start; the real thing is the slow test below, and under torchrun."""
+    places = []
+    module = sys.modules["eql_d2.engine.launch"]  # whose function has its name
+    monkeypatch.setattr(module, "run_processes", lambda _, args, __: places.extend(a[0] for a in args))
+    for machine in (0, 1):
+        launch(report_places, device="cpu", num_processes_per_machine=2, num_machines=2, machine_rank=machine,
+               dist_url="tcp://first:29500")  # fmt: skip
+    assert [(place.rank, place.world_size, place.local_rank, place.local_size) for place in places] == [
+        (0, 4, 0, 2),
+        (1, 4, 1, 2),
+        (2, 4, 0, 2),
+        (3, 4, 1, 2),
+    ]
+    assert {place.url for place in places} == {"tcp://first:29500"}
+
+
+@pytest.mark.slow
 def test_two_machines_on_one_host(tmp_path):
     """Two launches that meet at one address are two machines of two processes each."""
     program = (

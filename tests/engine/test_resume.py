@@ -13,7 +13,7 @@ import torch
 from eql_d2.engine import LongTailTrainer
 from eql_d2.engine.checkpoint import AtomicCheckpointer
 from eql_d2.errors import UserError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, make_tiny_cfg
 
 
 class Stopped(Exception):
@@ -42,38 +42,29 @@ def train(cfg, *, resume=False, stop_before=None):
     return trainer
 
 
-def test_a_resumed_run_says_which_options_it_does_not_take(tiny_cfg, caplog):
-    with pytest.raises(Stopped):
-        train(tiny_cfg, stop_before=3)
-    trainer = LongTailTrainer(tiny_cfg)
-    trainer.resume_or_load(resume=True)
-    assert "start anew" not in caplog.text
-    tiny_cfg.SOLVER.BASE_LR *= 2
-    tiny_cfg.SOLVER.WEIGHT_DECAY = 0.5
-    trainer = LongTailTrainer(tiny_cfg)
-    trainer.resume_or_load(resume=True)
-    kept = tiny_cfg.SOLVER.BASE_LR / 2
-    assert f"SOLVER.BASE_LR is {2 * kept:g}, but a resumed run keeps that of its checkpoint, {kept:g};" in caplog.text
-    assert "SOLVER.WEIGHT_DECAY is 0.5" in caplog.text and "MOMENTUM" not in caplog.text
+@pytest.fixture(scope="module")
+def straight(tiny_set, tmp_path_factory):
+    """Config of a run that nothing stops, and its trainer."""
+    torch.set_num_threads(1)
+    cfg = make_tiny_cfg(tiny_set, tmp_path_factory.mktemp("resume") / "straight")
+    cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER.REPEAT_THRESHOLD = "RepeatFactorTrainingSampler", 0.5
+    return cfg, train(cfg)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_stopped_and_resumed_equals_uninterrupted(tiny_cfg, tmp_path, workers):
-    tiny_cfg.DATALOADER.SAMPLER_TRAIN = "RepeatFactorTrainingSampler"
-    tiny_cfg.DATALOADER.REPEAT_THRESHOLD = 0.5
-    straight = train(tiny_cfg)
-    tiny_cfg.OUTPUT_DIR = str(tmp_path / "stopped")
-    tiny_cfg.DATALOADER.NUM_WORKERS = workers  # the data does not depend on it
+def test_stopped_and_resumed_equals_uninterrupted(straight, tmp_path, workers):
+    cfg, whole = straight
+    cfg = cfg.clone()
+    cfg.OUTPUT_DIR = str(tmp_path / "stopped")
+    cfg.DATALOADER.NUM_WORKERS = workers  # the data does not depend on it
     with pytest.raises(Stopped):
-        train(tiny_cfg, stop_before=3)  # the last checkpoint is that of iteration 2
-    resumed = train(tiny_cfg, resume=True)
+        train(cfg, stop_before=3)  # the last checkpoint is that of iteration 2
+    resumed = train(cfg, resume=True)
     assert resumed.start_iter == 2
-    for (name, value), other in zip(
-        straight.model.state_dict().items(), resumed.model.state_dict().values(), strict=True
-    ):
+    for (name, value), other in zip(whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True):
         assert torch.equal(value, other), name
     momentum, resumed_momentum = (
-        [state["momentum_buffer"] for state in trainer.optimizer.state.values()] for trainer in (straight, resumed)
+        [state["momentum_buffer"] for state in trainer.optimizer.state.values()] for trainer in (whole, resumed)
     )
     assert all(torch.equal(a, b) for a, b in zip(momentum, resumed_momentum, strict=True))
 
@@ -100,11 +91,26 @@ def test_a_long_run_stopped_half_way_ends_with_the_same_state(tiny_cfg, tmp_path
     assert files[0] == files[1]
 
 
-def test_another_seed_gives_other_weights(tiny_cfg, tmp_path):
+def test_a_resumed_run_says_which_options_it_does_not_take(straight, caplog):
+    tiny_cfg = straight[0].clone()
+    trainer = LongTailTrainer(tiny_cfg)
+    trainer.resume_or_load(resume=True)
+    assert "start anew" not in caplog.text
+    tiny_cfg.SOLVER.BASE_LR *= 2
+    tiny_cfg.SOLVER.WEIGHT_DECAY = 0.5
+    trainer = LongTailTrainer(tiny_cfg)
+    trainer.resume_or_load(resume=True)
+    kept = tiny_cfg.SOLVER.BASE_LR / 2
+    assert f"SOLVER.BASE_LR is {2 * kept:g}, but a resumed run keeps that of its checkpoint, {kept:g};" in caplog.text
+    assert "SOLVER.WEIGHT_DECAY is 0.5" in caplog.text and "MOMENTUM" not in caplog.text
+
+
+def test_another_seed_gives_other_weights(straight, tmp_path):
     """The test above could not fail if nothing were random."""
-    first = train(tiny_cfg)
-    tiny_cfg.SEED, tiny_cfg.OUTPUT_DIR = 2, str(tmp_path / "other")
-    second = train(tiny_cfg)
+    cfg, first = straight
+    cfg = cfg.clone()
+    cfg.SEED, cfg.OUTPUT_DIR = 2, str(tmp_path / "other")
+    second = train(cfg)
     key = "roi_heads.box_predictor.cls_score.weight"
     assert not torch.equal(first.model.state_dict()[key], second.model.state_dict()[key])
 

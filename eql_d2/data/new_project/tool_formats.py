@@ -149,6 +149,6 @@ def _yolo_images(data: Path) -> Path:
 def _is_labelme(path: Path) -> bool:
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and "shapes" in content
