@@ -32,16 +32,17 @@ def test_a_killed_worker_is_started_again_and_the_run_ends_as_one_that_was_not(t
     tool = ["tools/train_net.py", "--config-file", config]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2"]
     command = [sys.executable, *torchrun, *tool, "OUTPUT_DIR", killed]
-    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+    with open(tmp_path / "output", "w") as output:
+        process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=output, stderr=output)
     while process.poll() is None and not (killed / "model_0000003.pth").exists():
         time.sleep(0.01)
     first = record_in(killed)["process"]
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     victim = first if rank == 0 else next(worker for worker in map(int, children) if is_worker(worker, first))
     os.kill(victim, signal.SIGKILL)
-    output, _ = process.communicate()
-    assert process.returncode == 0, output[-3000:]
-    starts = [int(number) for number in re.findall(r"Starting training from iteration (\d+)", output)]
+    status, text = process.wait(), (tmp_path / "output").read_text()
+    assert status == 0, text[-3000:]
+    starts = [int(number) for number in re.findall(r"Starting training from iteration (\d+)", text)]
     assert len(starts) == 2 and starts[0] == 0 < starts[1] < 16, starts
     subprocess.run(
         [sys.executable, *tool, "--num-gpus", "2", "OUTPUT_DIR", straight],
