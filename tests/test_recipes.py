@@ -329,6 +329,7 @@ def test_recipe_of_efl(path):
     strides = (8, 16, 32, 64, 128)
     assert [[6 * stride, 8 * stride] for stride in strides] == model.ANCHOR_GENERATOR.SIZES
     assert model.ANCHOR_GENERATOR.ASPECT_RATIOS == [[1.0]]
+    assert (model.RETINANET.ASSIGNMENT, model.RETINANET.ATSS_CANDIDATES) == ("atss", 18)
     head = model.RETINANET
     assert (head.NORM, head.NUM_CONVS, head.BBOX_REG_LOSS_TYPE, head.NMS_THRESH_TEST) == ("GN", 4, "giou", 0.5)
     assert (model.LONG_TAIL.PRIOR_PROB, model.LONG_TAIL.EFL.SCALE, model.LONG_TAIL.EFL.ALPHA) == (0.001, 8.0, 0.25)

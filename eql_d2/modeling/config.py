@@ -64,6 +64,11 @@ def add_modeling_config(cfg: CfgNode) -> None:
     # The classification loss of MODEL.META_ARCHITECTURE LongTailRetinaNet and LongTailFCOS, by its method's name:
     # focal, efl, eqfl, eql, sigmoid and others with one logit a class.
     cfg.MODEL.RETINANET.LOSS = "focal"
+    # Which anchors of LongTailRetinaNet belong to an object: "overlap", by MODEL.RETINANET.IOU_THRESHOLDS, or "atss"
+    # (Zhang et al., CVPR 2020), by a threshold of each object's own among the nearest anchors of each level.
+    cfg.MODEL.RETINANET.ASSIGNMENT = "overlap"
+    # How many of each level ATSS considers.
+    cfg.MODEL.RETINANET.ATSS_CANDIDATES = 9
 
     cfg.MODEL.LONG_TAIL = CfgNode()
     # Share of each class that a sigmoid classifier predicts at the start of training. Detectron2's own sigmoid

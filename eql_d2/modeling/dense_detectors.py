@@ -68,13 +68,18 @@ class LongTailDense(nn.Module):
     @torch.no_grad()
     def label_anchors(self, anchors: list[Boxes], gt_instances: list[Instances]) -> tuple[list[Tensor], list[Tensor]]:
         """Detectron2's labels, without background in ignore regions."""
-        gt_labels, gt_boxes = super().label_anchors(anchors, gt_instances)  # type: ignore[misc]
+        gt_labels, gt_boxes = self._match(anchors, gt_instances)
         boxes = Boxes.cat(anchors)
         for labels, targets in zip(gt_labels, gt_instances, strict=True):
             ignored = in_ignore_regions(boxes, targets, self.ignore_overlap)
             if ignored is not None:
                 labels[ignored & (labels == self.num_classes)] = IGNORED
         return gt_labels, gt_boxes
+
+    def _match(self, anchors: list[Boxes], gt_instances: list[Instances]) -> tuple[list[Tensor], list[Tensor]]:
+        """Each image's labels (R,) and boxes of the anchors' objects (R, 4), by Detectron2's rule."""
+        labelled: tuple[list[Tensor], list[Tensor]] = super().label_anchors(anchors, gt_instances)  # type: ignore[misc]
+        return labelled
 
     def _classify(
         self, logits: Tensor, gt_classes: Tensor, normalizer: Tensor, of_positives: tuple[Tensor, Tensor, Tensor]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from eql_d2.errors import UserError
 from eql_d2.losses import ClassificationLoss
+from eql_d2.modeling.atss import atss_matches
 from eql_d2.modeling.dense_detectors import LongTailDense, dense_arguments, group_norm
 from eql_d2.modeling.dense_rows import as_anchors, gather_rows
 from eql_d2.modeling.loss_labels import mean_number_of_positives
@@ -33,6 +34,8 @@ class LongTailRetinaNet(LongTailDense, RetinaNet):
         prior_prob: see ``MODEL.LONG_TAIL.PRIOR_PROB``.
         calibration: arguments of :class:`Calibration`.
         ignore_overlap: see ``MODEL.RPN.IGNORE_OVERLAP``.
+        assignment: see ``MODEL.RETINANET.ASSIGNMENT``.
+        atss_candidates: see ``MODEL.RETINANET.ATSS_CANDIDATES``.
         kwargs: arguments of :class:`RetinaNet`.
 
     Raises:
@@ -47,9 +50,16 @@ class LongTailRetinaNet(LongTailDense, RetinaNet):
         prior_prob: float = 0.001,
         calibration: dict[str, Any] | None = None,
         ignore_overlap: float = 0.5,
+        assignment: str = "overlap",
+        atss_candidates: int = 9,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if assignment not in ("overlap", "atss"):
+            raise UserError(f"MODEL.RETINANET.ASSIGNMENT is {assignment!r}; it must be overlap or atss.")
+        if atss_candidates < 1:
+            raise UserError(f"MODEL.RETINANET.ATSS_CANDIDATES is {atss_candidates}; it must be at least 1.")
+        self.assignment, self.atss_candidates = assignment, atss_candidates
         if self.box_reg_loss_type not in ("smooth_l1", "giou"):
             raise UserError(
                 f"MODEL.RETINANET.BBOX_REG_LOSS_TYPE is {self.box_reg_loss_type!r}; of LongTailRetinaNet it must be "
@@ -59,8 +69,13 @@ class LongTailRetinaNet(LongTailDense, RetinaNet):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        own = {
+            **dense_arguments(cfg),
+            "assignment": cfg.MODEL.RETINANET.ASSIGNMENT,
+            "atss_candidates": cfg.MODEL.RETINANET.ATSS_CANDIDATES,
+        }
         if cfg.MODEL.RETINANET.NORM != "GN":
-            return {**super().from_config(cfg), **dense_arguments(cfg)}
+            return {**super().from_config(cfg), **own}
         plain = cfg.clone()
         plain.defrost()
         plain.MODEL.RETINANET.NORM = ""
@@ -68,7 +83,22 @@ class LongTailRetinaNet(LongTailDense, RetinaNet):
         shapes = arguments["backbone"].output_shape()
         features = [shapes[name] for name in cfg.MODEL.RETINANET.IN_FEATURES]
         arguments["head"] = RetinaNetHead(plain, features, norm=group_norm)
-        return {**arguments, **dense_arguments(cfg)}
+        return {**arguments, **own}
+
+    def _match(self, anchors: list[Boxes], gt_instances: list[Instances]) -> tuple[list[Tensor], list[Tensor]]:
+        if self.assignment == "overlap":
+            return super()._match(anchors, gt_instances)
+        gt_labels, gt_boxes = [], []
+        for targets in gt_instances:
+            matches = atss_matches(anchors, targets.gt_boxes, self.atss_candidates)
+            positive = matches >= 0
+            labels = torch.full_like(matches, self.num_classes)
+            boxes = torch.zeros(len(matches), 4, device=matches.device)
+            labels[positive] = targets.gt_classes[matches[positive]]
+            boxes[positive] = targets.gt_boxes.tensor[matches[positive]]
+            gt_labels.append(labels)
+            gt_boxes.append(boxes)
+        return gt_labels, gt_boxes
 
     def forward_training(
         self, images: ImageList, features: list[Tensor], predictions: list[list[Tensor]], gt_instances: list[Instances]
