@@ -21,7 +21,6 @@ from eql_d2.data.training.loader import build_train_loader
 from eql_d2.drawing.training_sheet import samples_sheet
 from eql_d2.engine import load_config
 from eql_d2.engine.auto_values import resolve_auto_values
-from eql_d2.engine.setup import import_modules
 from eql_d2.errors import UserError
 from eql_d2.known_warnings import silence_known_warnings
 
@@ -39,7 +38,6 @@ def main(arguments: list[str] | None = None) -> None:
     if min(args.images, args.side) < 1:
         raise UserError(f"--images is {args.images} and --side {args.side}; both must be at least 1.")
     cfg = load_config(args.config_file, args.overrides)
-    import_modules(cfg.ENGINE.IMPORT)
     register_datasets(cfg)
     resolve_auto_values(cfg)
     if not cfg.DATASETS.TRAIN:

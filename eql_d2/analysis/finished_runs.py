@@ -17,6 +17,7 @@ from eql_d2.engine.ledger.writing import FILE_NAME as LEDGER_FILE
 from eql_d2.engine.metrics_file import read_metrics_file
 from eql_d2.engine.setup import parse_config
 from eql_d2.errors import UserError
+from eql_d2.evaluation.lvis_evaluator import RESULTS_FILES
 from eql_d2.plain_files import load_checkpoint, text_of_csv
 
 _SIGNS_OF_A_RUN = (LEDGER_FILE, "config.yaml", "metrics.json")
@@ -146,7 +147,11 @@ class FinishedRun:
 
     def results_file(self, dataset: str) -> Path:
         """The detections that evaluation saved."""
-        return self._file(f"inference/{dataset}/lvis_instances_results.json")
+        if self.folder is not None:
+            for name in RESULTS_FILES.values():
+                if (self.folder / "inference" / dataset / name).is_file():
+                    return self.folder / "inference" / dataset / name
+        return self._file(f"inference/{dataset}/{RESULTS_FILES['lvis']}")
 
     def tensors(self) -> dict[str, Any]:
         """The model's tensors, mapped from the last checkpoint."""

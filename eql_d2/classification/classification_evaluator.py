@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from tabulate import tabulate
 from torch import Tensor
 
 from eql_d2.classification.confusion_picture import save_confusion_picture
 from eql_d2.classification.metrics import Samples, class_metrics, sample_metrics, shot_groups
 from eql_d2.errors import UserError
+from eql_d2.evaluation.results_table import FOR_TERMINAL
 from eql_d2.plain_files import csv_text
 
 logger = logging.getLogger(__name__)
@@ -123,7 +125,11 @@ class ClassificationEvaluator(DatasetEvaluator):
             self._write(self._output_dir, samples, correct, totals)
         metrics = sample_metrics(samples, self._num_bins) | of_classes
         order = ("top1", "top5", "many", "medium", "few", "mean_class", "ece", "nll")
-        return OrderedDict(classification={name: metrics[name] for name in order})
+        values = {name: metrics[name] for name in order}
+        cells = [f"{value:.3f}" if name == "nll" else f"{value:.1f}" for name, value in values.items()]
+        table = tabulate([cells], headers=list(values), disable_numparse=True, stralign="right")
+        logger.info("%d images, in percent (nll in nats)\n%s", len(samples.labels), table, extra=FOR_TERMINAL)
+        return OrderedDict(classification=values)
 
     def _gather(self) -> Samples | None:
         """Every image of all processes once, on the first process; None elsewhere."""

@@ -9,6 +9,7 @@ import torch
 from detectron2.config import CfgNode
 
 from eql_d2.data.category_counts import category_counts, no_instances_error
+from eql_d2.engine.method_in_use import why_unused
 from eql_d2.errors import UserError
 from eql_d2.long_tail import (
     CategoryCounts,
@@ -18,8 +19,6 @@ from eql_d2.long_tail import (
     quantile_thresholds,
     tail_ratio,
 )
-from eql_d2.losses import METHODS
-from eql_d2.modeling.predictors import predictor_class
 
 
 def _tail_threshold(cfg: CfgNode, counts: CategoryCounts) -> float:
@@ -95,7 +94,7 @@ def resolve_auto_values(cfg: CfgNode) -> list[str]:
     keys, cfg.MODEL.LONG_TAIL.AUTO = cfg.MODEL.LONG_TAIL.AUTO, ()
     if not keys:
         return []
-    unused = {key: reason for key in keys if (reason := _why_unused(cfg, key))}
+    unused = {key: reason for key in keys if (reason := why_unused(cfg, key))}
     counts = category_counts(cfg, check_classes=False)
     for key in keys:
         if key in unused and not sum(counts.instance_counts):
@@ -106,23 +105,7 @@ def resolve_auto_values(cfg: CfgNode) -> list[str]:
                 f"{key} is auto, but {source or 'DATASETS.TRAIN'} counts no annotation."
             )
         _node_of(cfg, key)[_last(key)] = AUTO_KEYS[key](cfg, counts)
-    return [unused.get(key) or _told(cfg, key, counts) for key in keys]
-
-
-def _why_unused(cfg: CfgNode, key: str) -> str | None:
-    """The sentence for a key of a method that the config does not use."""
-    node = key.removeprefix("MODEL.LONG_TAIL.").split(".")[0]
-    if node.lower() not in METHODS:
-        return None
-    if cfg.MODEL.META_ARCHITECTURE == "ImageClassifier":
-        user, used = f"MODEL.CLASSIFIER.LOSS {cfg.MODEL.CLASSIFIER.LOSS}", cfg.MODEL.CLASSIFIER.LOSS.upper()
-    else:
-        user = f"MODEL.ROI_BOX_HEAD.PREDICTOR {cfg.MODEL.ROI_BOX_HEAD.PREDICTOR}"
-        predictor = predictor_class(cfg.MODEL.ROI_BOX_HEAD.PREDICTOR)
-        if predictor is None:  # building the model will name it
-            return None
-        used = getattr(predictor, "config_node", None)
-    return None if used == node else f"{key} auto: not used by {user}"
+    return [f"{key} auto: not used by {unused[key]}" if key in unused else _told(cfg, key, counts) for key in keys]
 
 
 def _told(cfg: CfgNode, key: str, counts: CategoryCounts) -> str:

@@ -1,13 +1,18 @@
 """What the training tools have in common on the command line."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from eql_d2.engine.launch import launch, leave
+import torch
+from detectron2.config import CfgNode
+
+from eql_d2.engine.launch import launch, leave, place_given_by_cluster
+from eql_d2.engine.method_in_use import leaves
 from eql_d2.engine.resuming import RESUME_MODES
-from eql_d2.engine.setup import load_config
+from eql_d2.engine.setup import find_config, load_config
 from eql_d2.engine.stopping import RunStopped
 from eql_d2.errors import UserError
 
@@ -15,11 +20,24 @@ from eql_d2.errors import UserError
 def start_options_of_config(args: argparse.Namespace) -> dict[str, Any]:
     """How :func:`launch` is to start the processes, by the config that a command names."""
     cfg = load_config(args.config_file, args.opts)
+    several = args.num_gpus * args.num_machines > 1 and place_given_by_cluster(os.environ) is None
+    if several and not torch.cuda.is_available() and "MODEL.DEVICE" not in _keys_of(args):
+        raise UserError(
+            f"--num-gpus is {args.num_gpus}, but PyTorch finds no GPU; to run as many processes on the CPU, add "
+            "MODEL.DEVICE cpu to the command."
+        )
     return {
         "device": cfg.MODEL.DEVICE,
         "timeout": cfg.ENGINE.COLLECTIVE_TIMEOUT,
         "stop_grace": cfg.ENGINE.STOP_GRACE,
     }
+
+
+def _keys_of(args: argparse.Namespace) -> set[str]:
+    """The keys that a command's overrides, its config file and what that is based on name."""
+    config_file = find_config(args.config_file)
+    content = CfgNode.load_yaml_with_base(config_file, allow_unsafe=False) if config_file else {}
+    return {*args.opts[::2], *leaves(content)}
 
 
 def run_tool(

@@ -30,8 +30,11 @@ from eql_d2.engine.setup import (
     kept_or_new_seed,
     take_run_folder,
 )
+from eql_d2.engine.start_summary import start_summary
+from eql_d2.engine.terminal import log_for_terminal
 from eql_d2.engine.trainer import LongTailTrainer
 from eql_d2.errors import UserError
+from eql_d2.evaluation.results_table import FOR_TERMINAL
 from eql_d2.known_warnings import silence_known_warnings
 from eql_d2.losses.registry import METHODS
 from eql_d2.modeling import LongTailPredictor
@@ -160,8 +163,12 @@ def setup_lazy(args: argparse.Namespace) -> DictConfig:
     if node.MODEL.DEVICE == "cpu" and node.ENGINE.CPU_THREADS:
         torch.set_num_threads(node.ENGINE.CPU_THREADS)
     take_run_folder(node.OUTPUT_DIR, args.eval_only)
-    default_setup(cfg, args)
-    setup_logger(node.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="eql_d2")
+    with log_for_terminal():
+        default_setup(cfg, args)
+        setup_logger(node.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="eql_d2")
+    node.SEED = int(cfg.train.seed)
+    summary = start_summary(node, comm.get_world_size(), args.eval_only)
+    logger.info("The run:\n%s", summary, extra=FOR_TERMINAL)
     hide_user_errors()
     return cfg
 

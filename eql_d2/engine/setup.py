@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import importlib
 import logging
 import os
 import sys
@@ -29,10 +28,15 @@ from eql_d2.data.checks.split_findings import first_difference
 from eql_d2.data.registration import register_datasets, set_class_metadata
 from eql_d2.engine.auto_values import auto_allowed, resolve_auto_values
 from eql_d2.engine.config_paths import resolve_paths
+from eql_d2.engine.method_in_use import keys_named, unused_keys
+from eql_d2.engine.own_modules import import_modules, imports_named, one_name_allowed
 from eql_d2.engine.precision import check_precision
 from eql_d2.engine.resuming import check_run_folder, decide_resume
 from eql_d2.engine.run_lock import hold_run_folder
+from eql_d2.engine.start_summary import start_summary
+from eql_d2.engine.terminal import LOGGERS, log_for_terminal
 from eql_d2.errors import UserError
+from eql_d2.evaluation.results_table import FOR_TERMINAL
 from eql_d2.known_warnings import silence_known_warnings
 from eql_d2.modeling.test_time_augmentation import check_augmentation
 from eql_d2.package_files import shipped_config
@@ -42,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode:
-    """Read a config file and apply KEY VALUE overrides.
+    """Read a config file and apply KEY VALUE overrides, after importing the modules that ``ENGINE.IMPORT`` names.
 
     Args:
         config_file: YAML file, or the name of one of this project's, as ``EmojiLVIS/demo_eql.yaml``; empty for the
@@ -50,14 +54,15 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
         overrides: alternating keys and values.
 
     Raises:
-        UserError: the file is missing or not YAML, or a key does not exist; the nearest key is named.
+        UserError: the file or a module is missing, it is not YAML, or a key does not exist; the nearest is named.
     """
-    cfg = eql_d2.config.get_eql_d2_config()
     config_file = find_config(config_file)
-    with _mistakes_told(cfg, f"Config file {config_file}"):
+    contents = check_config_files(config_file) if config_file else []
+    import_modules(imports_named(config_file, overrides or []))
+    cfg = eql_d2.config.get_eql_d2_config()
+    with _mistakes_told(cfg, f"Config file {config_file}"), one_name_allowed(cfg):
         with auto_allowed(cfg):
             if config_file:
-                contents = check_config_files(config_file)
                 cfg.merge_from_file(config_file, allow_unsafe=False)
                 resolve_paths(cfg, contents)
         with auto_allowed(cfg):
@@ -115,6 +120,8 @@ def check_config_files(path: str, below: tuple[str, ...] = ()) -> list[tuple[Pat
 def parse_config(text: str, source: str, overrides: list[str] | None = None) -> CfgNode:
     """Read a dumped config, executing nothing that it may hold, and apply KEY VALUE overrides.
 
+    Options of losses that are not known here, since they are the run's own, are taken as they are.
+
     Args:
         text: YAML without ``_BASE_``, as ``CfgNode.dump`` writes it.
         source: where it is from, for error messages.
@@ -125,7 +132,11 @@ def parse_config(text: str, source: str, overrides: list[str] | None = None) -> 
     """
     cfg = eql_d2.config.get_eql_d2_config()
     with _mistakes_told(cfg, source):
-        cfg.merge_from_other_cfg(CfgNode(read_yaml(text, source)))
+        dumped = CfgNode(read_yaml(text, source))
+        for name, node in dumped.get("MODEL", {}).get("LONG_TAIL", {}).items():
+            if isinstance(node, CfgNode) and name not in cfg.MODEL.LONG_TAIL:
+                cfg.MODEL.LONG_TAIL[name] = node.clone()
+        cfg.merge_from_other_cfg(dumped)
         cfg.merge_from_list(overrides or [])
     return cfg
 
@@ -184,7 +195,7 @@ def setup(args: argparse.Namespace, task: "Task | None" = None) -> CfgNode:
     if getattr(args, "ignore", False):
         cfg.DATASETS.IGNORE_DEFECTS = True
     task = task or DETECTION
-    import_modules(cfg.ENGINE.IMPORT)
+    unused = unused_keys(cfg, keys_named(args.config_file, args.opts))
     task.check_model(cfg)
     task.register_datasets(cfg)
     resolved = resolve_auto_values(cfg)
@@ -203,15 +214,18 @@ def setup(args: argparse.Namespace, task: "Task | None" = None) -> CfgNode:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         take_run_folder(cfg.OUTPUT_DIR, args.eval_only)
-        default_setup(cfg, args)
+        with log_for_terminal():
+            default_setup(cfg, args)
+            setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="eql_d2")
     except OSError as error:
         raise UserError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be written ({error.strerror}); set another.") from None
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="eql_d2")
-    for name in ("detectron2", "fvcore", "eql_d2"):
+    for name in LOGGERS:
         for handler in logging.getLogger(name).handlers:
             setattr(handler, "handleError", _LogFailure(handler).tell)  # noqa: B010
-    for sentence in resolved:
-        logger.info(sentence)
+    summary = start_summary(cfg, comm.get_world_size(), args.eval_only, resolved)
+    logger.info("The run:\n%s", summary, extra=FOR_TERMINAL)
+    for sentence in unused:
+        logger.warning(sentence)
     hide_user_errors()
     return cfg
 
@@ -264,21 +278,6 @@ class _LogFailure:
         if not self._told:
             self._told = True
             print(f"warning: {self._stream} cannot be written ({sys.exc_info()[1]}).", file=sys.stderr)
-
-
-def import_modules(names: Sequence[str]) -> None:
-    """Import the modules of ``ENGINE.IMPORT``, also from the current folder.
-
-    Raises:
-        UserError: a module does not exist.
-    """
-    if names and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    for name in names:
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            raise UserError(f"ENGINE.IMPORT names {name}, but {error}; check the name and the folder.") from None
 
 
 def check_datasets_by_name(cfg: CfgNode, eval_only: bool) -> None:

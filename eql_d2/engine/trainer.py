@@ -161,7 +161,12 @@ class LongTailTrainer(DefaultTrainer):
         """The metrics of LVIS or Open Images, written to ``OUTPUT_DIR/inference/DATASET`` or another folder."""
         folder = output_folder or f"{cfg.OUTPUT_DIR}/inference/{dataset_name}"
         if MetadataCatalog.get(dataset_name).get("evaluator_type") == "openimages":
-            return OpenImagesEvaluator(dataset_name, output_dir=folder, counts=counts_of_groups(cfg, dataset_name))
+            return OpenImagesEvaluator(
+                dataset_name,
+                output_dir=folder,
+                counts=counts_of_groups(cfg, dataset_name),
+                show_classes=cfg.TEST.SHOW_CLASSES,
+            )
         tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON and not without_masks(dataset_name) else ("bbox",)
         return LVISEvaluator(
             dataset_name,
@@ -171,6 +176,7 @@ class LongTailTrainer(DefaultTrainer):
             engine=cfg.TEST.LVIS_ENGINE,
             fixed_ap=cfg.TEST.FIXED_AP,
             counts=counts_of_groups(cfg, dataset_name),
+            show_classes=cfg.TEST.SHOW_CLASSES,
         )
 
     @classmethod

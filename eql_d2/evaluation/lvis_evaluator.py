@@ -2,7 +2,7 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,23 @@ from eql_d2.data.annotations.lvis_format import annotation_content, check_annota
 from eql_d2.data.registration import ignores_defects, is_federated
 from eql_d2.errors import UserError
 from eql_d2.evaluation.detection_evaluator import DetectionEvaluator, check_finite
-from eql_d2.evaluation.metrics.evaluation import LVIS_MAX_DETECTIONS, Evaluation, engine_by_name, write_class_ap
+from eql_d2.evaluation.metrics.evaluation import (
+    LVIS_MAX_DETECTIONS,
+    Evaluation,
+    TaskMetrics,
+    engine_by_name,
+    write_class_ap,
+)
 from eql_d2.evaluation.metrics.ground_truth import GroundTruth
 from eql_d2.evaluation.results.mask_encoding import instances_to_results
 from eql_d2.evaluation.results.parts import ResultParts
+from eql_d2.evaluation.results_table import FOR_TERMINAL, SHAPES, class_lines, class_table, results_table
 from eql_d2.long_tail import CategoryCounts
 
 logger = logging.getLogger(__name__)
+
+RESULTS_FILES = {"lvis": "lvis_instances_results.json", "coco": "coco_instances_results.json"}
+"""Names of the files of results, by the rules that they are evaluated by."""
 
 
 class LVISEvaluator(DetectionEvaluator):
@@ -35,12 +45,13 @@ class LVISEvaluator(DetectionEvaluator):
             ``federated`` False or as Detectron2 registers it, which is evaluated by COCO's rules.
         tasks: "bbox" and/or "segm"; None infers them from the first predictions.
         distributed: gather from all processes; False evaluates what this process saw.
-        output_dir: folder for ``lvis_instances_results.json`` and per-class AP as CSV; None writes nothing.
+        output_dir: folder for the results (:data:`RESULTS_FILES`) and per-class AP as CSV; None writes nothing.
         max_dets_per_image: detections of an image that count, at most LVIS's 300; None or -1 is 300.
         engine: key of :data:`eql_d2.evaluation.metrics.evaluation.ENGINES` for LVIS's rules.
         fixed_ap: also compute AP-fixed, and save all detections.
         counts: of the training data, from which the groups rare, common and frequent follow; None takes them from the
             annotation file.
+        show_classes: print the AP of each class, and not of the best and worst alone.
 
     Raises:
         UserError: the annotation file is missing or broken, or the engine is unknown.
@@ -57,6 +68,7 @@ class LVISEvaluator(DetectionEvaluator):
         engine: str = "hotcoco",
         fixed_ap: bool = False,
         counts: CategoryCounts | None = None,
+        show_classes: bool = False,
     ) -> None:
         metadata = MetadataCatalog.get(dataset_name)
         if metadata.get("prepare"):
@@ -67,6 +79,7 @@ class LVISEvaluator(DetectionEvaluator):
         engine_by_name(engine, self._ground_truth.rules)
         self._category_ids = self._ground_truth.category_ids
         self._tasks = tuple(tasks) if tasks else None
+        self._dataset_name, self._show_classes = dataset_name, show_classes
         self._distributed = distributed
         self._output_dir = Path(output_dir) if output_dir else None
         self._max_dets = LVIS_MAX_DETECTIONS
@@ -80,7 +93,8 @@ class LVISEvaluator(DetectionEvaluator):
         """Forget all predictions."""
         if self._parts:
             self._parts.discard()
-        self._parts = ResultParts(self._output_dir / "lvis_instances_results.json") if self._output_dir else None
+        name = RESULTS_FILES[self._ground_truth.rules]
+        self._parts = ResultParts(self._output_dir / name) if self._output_dir else None
         self._evaluation = self._start(self._tasks) if self._tasks else None
 
     def _start(self, tasks: Sequence[str]) -> Evaluation | None:
@@ -129,7 +143,27 @@ class LVISEvaluator(DetectionEvaluator):
             for task, of_task in metrics.items():
                 self._output_dir.mkdir(parents=True, exist_ok=True)
                 write_class_ap(self._output_dir / f"per_class_ap_{task}.csv", self._ground_truth, of_task.class_ap)
+        if metrics:
+            logger.info("%s", self._told(metrics), extra=FOR_TERMINAL)
         return OrderedDict((task, of_task.values) for task, of_task in metrics.items())
+
+    def _told(self, metrics: Mapping[str, TaskMetrics]) -> str:
+        """The metrics for the terminal."""
+        truth = self._ground_truth
+        lines = [
+            f"{self._dataset_name}: {len(truth)} images by {truth.rules.upper()}'s rules, in percent",
+            results_table({task: of_task.values for task, of_task in metrics.items()}),
+        ]
+        names = [category["name"] for category in truth.categories]
+        columns = {SHAPES[task]: 100 * of_task.class_ap["AP"] for task, of_task in metrics.items()}
+        if self._show_classes:
+            lines.append(class_table(names, truth.frequencies, columns))
+        else:
+            shape, ap = list(columns.items())[-1]
+            lines.append(class_lines(names, truth.frequencies, ap, shape))
+            if self._output_dir:
+                lines.append(f"each class: {self._output_dir}/per_class_ap_*.csv, or here by TEST.SHOW_CLASSES True")
+        return "\n".join(filter(None, lines))
 
     def _agree_on_tasks(self) -> None:
         """Let a process that saw no image join in the tasks that the others inferred."""

@@ -10,6 +10,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 import eql_d2.config  # as a module: it imports engine/config.py, and thereby this package
+from eql_d2.losses.registry import METHODS
 
 # What may differ between two runs of one row of a table: places, the machine and the seed.
 NOT_IN_HASH = (
@@ -21,6 +22,7 @@ NOT_IN_HASH = (
     "ENGINE.CPU_THREADS",
     "ENGINE.COLLECTIVE_TIMEOUT",
     "ENGINE.STOP_GRACE",
+    "TEST.SHOW_CLASSES",
 )
 # Files, of which the folder may differ.
 FILES_IN_CONFIG = ("MODEL.WEIGHTS", "MODEL.LONG_TAIL.CATEGORY_COUNTS", "DATASETS.CUSTOM_FILE")
@@ -59,7 +61,7 @@ def config_identity(config: dict[str, Any], ignored: Collection[str] = ()) -> di
     leaves old hashes as they are.
     """
     left_out = {*NOT_IN_HASH, *ignored}
-    defaults = _defaults()
+    defaults = _defaults(tuple(METHODS))
     values = {key: value for key, value in flat(config) if key not in left_out and _differs(defaults, key, value)}
     for key in FILES_IN_CONFIG:
         if values.get(key) and "://" not in values[key]:
@@ -73,7 +75,8 @@ def config_identity(config: dict[str, Any], ignored: Collection[str] = ()) -> di
 
 
 @lru_cache(maxsize=1)
-def _defaults() -> dict[str, Any]:
+def _defaults(methods: tuple[str, ...]) -> dict[str, Any]:
+    """Of all keys, also of the methods that have been registered since."""
     return dict(flat(plain_config(eql_d2.config.get_eql_d2_config())))
 
 

@@ -16,6 +16,7 @@ from eql_d2.evaluation.open_images.export import HEADER, label_of_category, pred
 from eql_d2.evaluation.open_images.metric import OpenImagesMetric, group_means, mean_without_nan
 from eql_d2.evaluation.open_images.truth import OpenImagesTruth
 from eql_d2.evaluation.results.parts import ResultParts
+from eql_d2.evaluation.results_table import FOR_TERMINAL, class_lines, class_table, results_table
 from eql_d2.long_tail import CategoryCounts
 from eql_d2.plain_files import csv_text
 
@@ -38,6 +39,7 @@ class OpenImagesEvaluator(DetectionEvaluator):
             None writes nothing. Several machines have to share it.
         counts: of the training set, whose instances make the groups; None, or those of other classes, leave the groups
             undefined.
+        show_classes: print the AP of each class, and not of the best and worst alone.
 
     Raises:
         UserError: the annotation file is missing or broken.
@@ -49,6 +51,7 @@ class OpenImagesEvaluator(DetectionEvaluator):
         distributed: bool = True,
         output_dir: str | None = None,
         counts: CategoryCounts | None = None,
+        show_classes: bool = False,
     ) -> None:
         metadata = MetadataCatalog.get(dataset_name)
         if metadata.get("prepare"):
@@ -59,6 +62,7 @@ class OpenImagesEvaluator(DetectionEvaluator):
         known = counts if counts is not None and counts.names == names else None
         self._instance_counts = np.array(known.instance_counts) if known is not None else None
         self._labels = [label_of_category(record) for record in self._truth.categories]
+        self._dataset_name, self._show_classes = dataset_name, show_classes
         self._distributed = distributed
         self._output_dir = Path(output_dir) if output_dir else None
         self._parts: list[ResultParts] = []
@@ -118,7 +122,15 @@ class OpenImagesEvaluator(DetectionEvaluator):
             return OrderedDict()
         if self._output_dir:
             write_class_ap(self._output_dir / "per_class_ap_bbox.csv", self._truth, class_ap, self._instance_counts)
-        return OrderedDict(bbox=summary(class_ap, self._instance_counts))
+        values = summary(class_ap, self._instance_counts)
+        names = [category["name"] for category in self._truth.categories]
+        groups = [""] * len(names)
+        classes = class_lines(names, groups, 100 * class_ap, "box")
+        if self._show_classes:
+            classes = class_table(names, groups, {"AP50": 100 * class_ap})
+        title = f"{self._dataset_name}: {len(self._truth.images)} images by Open Images' rules, in percent"
+        logger.info("%s\n%s\n%s", title, results_table({"bbox": values}), classes, extra=FOR_TERMINAL)
+        return OrderedDict(bbox=values)
 
 
 def summary(class_ap: np.ndarray, instance_counts: np.ndarray | None) -> dict[str, float]:
