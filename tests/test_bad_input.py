@@ -119,7 +119,10 @@ def test_a_folder_is_no_config_file(options, tmp_path):
         (["MODEL.WEIGHTS", "none.pth"], "Weights none.pth cannot be read"),
         (["MODEL.WEIGHTS", TINY], "are truncated or no checkpoint"),
         (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN is empty"),
-        (["DATASETS.TRAIN", "('tiny_trian',)"], "Dataset 'tiny_trian' is not registered; choose one of emoji_lvis"),
+        (
+            ["DATASETS.TRAIN", "('tiny_trian',)"],
+            "Dataset 'tiny_trian' is not registered; did you mean tiny_train",
+        ),
         (["OUTPUT_DIR", f"{TINY}/run"], "tiny.yaml/run cannot be written (Not a directory); set another"),
     ],
 )
@@ -159,7 +162,8 @@ def test_truncated_annotations(own_set, options):
 
 def test_missing_test_images_are_noticed_before_training(own_set, options):
     options[1] = options[1].replace(f"'images': '{own_set}'}}]", "'images': 'nowhere'}]")
-    assert "Image folder nowhere does not exist" in refused(options)
+    told = refused(options)
+    assert "Image folder nowhere does not exist; it is the images of dataset" in told and "in DATASETS.CUSTOM" in told
 
 
 def test_a_defect_stops_a_run_before_it_begins_unless_ignored(own_set, options):

@@ -1,22 +1,29 @@
 #!/usr/bin/env python
-"""Check a dataset before training on it: its annotation file, its images, and a validation set beside it.
+"""Check a dataset before training: its annotations, images and validation set.
 
-Prints what is wrong as a table, and writes a page (one HTML file) with that table, the numbers of the dataset, its
-long tail, tail ratios for EQL, bins for BAGS, and the rarest and most frequent classes.
+Prints what is wrong as a table, and writes a page (one HTML file) with that
+table, the numbers of the dataset, its long tail, tail ratios for EQL, bins for
+BAGS, and the rarest and most frequent classes.
 
-  annotation file   broken or incomplete records, ids that occur twice or that nothing defines, polygons without
-                    area, boxes outside their image, wrong areas, classes without instances
-  images            missing, unreadable, of another size than annotated, the same file under two names
+  annotation file   broken or incomplete records, ids that occur twice or that
+                    nothing defines, polygons without area, boxes outside their
+                    image, wrong areas, classes without instances
+  images            missing, unreadable, of another size than annotated, the
+                    same file under two names
   train and val     the same image in both, different classes
 
-A defect should be mended: training refuses to start with the same sentence, unless told --ignore. (What only reading
-all images shows is not looked for at its start.) A remark is worth knowing; training goes on.
-Exit status: 0 no defect, 1 at least one, 2 nothing was checked (a path that does not exist, say).
+A defect should be mended: training refuses to start with the same sentence,
+unless told --ignore. (What only reading all images shows is not looked for at
+its start.) A remark is worth knowing; training goes on. Exit status: 0 no
+defect, 1 at least one, 2 nothing was checked (a path that does not exist,
+say).
 
 Examples:
     python tools/check_dataset.py --annotations train.json
-    python tools/check_dataset.py --annotations train.json --images photos --val val.json
-    python tools/check_dataset.py --annotations lvis_v1_train.json --images coco --val lvis_v1_val.json --no-decode
+    python tools/check_dataset.py --annotations train.json --images photos \\
+        --val val.json
+    python tools/check_dataset.py --annotations lvis_v1_train.json --images coco \\
+        --val lvis_v1_val.json --no-decode
 """
 
 import argparse

@@ -1,17 +1,23 @@
 #!/usr/bin/env python
-"""Turn published weights of other code bases into checkpoints of this project, and prove that they compute the same.
+"""Turn published weights of other code bases into checkpoints, and prove them.
 
-Sources: mmdet (mmdetection 2.x and 3.x: Seesaw Loss, baselines), eqlv2 (EQLv2's code: EQLv2, EQL, BAGS, cRT, LWS,
-baselines), bags (BAGS's code, of mmdetection 1.x, and its baselines), eql (EQL's first code, a fork of Detectron2),
-torchvision (ResNet and ResNeXt of ImageNet, to start training from: the papers' are the V1 weights), detectron2
-(Detectron2 itself and what builds on it, such as ViTDet: a sigmoid classifier's column for background is dropped).
+Sources: mmdet (mmdetection 2.x and 3.x: Seesaw Loss, baselines), eqlv2
+(EQLv2's code: EQLv2, EQL, BAGS, cRT, LWS, baselines), bags (BAGS's code, of
+mmdetection 1.x, and its baselines), eql (EQL's first code, a fork of
+Detectron2), torchvision (ResNet and ResNeXt of ImageNet, to start training
+from: the papers' are the V1 weights), detectron2 (Detectron2 itself and what
+builds on it, such as ViTDet: a sigmoid classifier's column for background is
+dropped).
 
 Examples:
-    python tools/convert_checkpoint.py --source mmdet --weights mask_rcnn_r50_fpn_seesaw_loss.pth \\
-        --config-file configs/LVISv1/seesaw_2x/mask_rcnn_R50_FPN/seesaw.yaml --output output/seesaw.pth
+    python tools/convert_checkpoint.py --source mmdet \\
+        --weights mask_rcnn_r50_fpn_seesaw_loss.pth \\
+        --config-file LVISv1/seesaw_2x/mask_rcnn_R50_FPN/seesaw.yaml \\
+        --output output/seesaw.pth
     python tools/train_net.py --eval-only --config-file output/seesaw.yaml
-    python tools/convert_checkpoint.py --source torchvision --weights resnet101-63fe2227.pth \\
-        --config-file configs/LVISv1/seesaw_2x/mask_rcnn_R101_FPN/softmax.yaml \\
+    python tools/convert_checkpoint.py --source torchvision \\
+        --weights resnet101-63fe2227.pth \\
+        --config-file LVISv1/seesaw_2x/mask_rcnn_R101_FPN/softmax.yaml \\
         --output datasets/weights/torchvision-R-101.pkl
 """
 

@@ -1,10 +1,12 @@
 #!/usr/bin/env python
-"""Merge the results files of several models into one, image by image and class by class.
+"""Merge the results files of several models into one, image by image.
 
 Examples:
-    python tools/ensemble.py --annotations lvis_v1_val.json --results eql.json seesaw.json --output merged.json
-    python tools/ensemble.py --annotations lvis_v1_val.json --results all.json all2.json rare.json \\
-        --categories-of 3=rc --weights 1 1 2 --merge wbf --rescore r=2 c=1.5 --output merged.json
+    python tools/ensemble.py --annotations lvis_v1_val.json \\
+        --results eql.json seesaw.json --output merged.json
+    python tools/ensemble.py --annotations lvis_v1_val.json \\
+        --results all.json all2.json rare.json --categories-of 3=rc \\
+        --weights 1 1 2 --merge wbf --rescore r=2 c=1.5 --output merged.json
 """
 
 import argparse

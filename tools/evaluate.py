@@ -1,9 +1,11 @@
 #!/usr/bin/env python
-"""Evaluate a results file of any framework on an annotation file in the LVIS or COCO format, or of Open Images.
+"""Evaluate a results file of any framework on LVIS, COCO or Open Images files.
 
 Examples:
-    python tools/evaluate.py --annotations lvis_v1_val.json --results lvis_instances_results.json
-    python tools/evaluate.py --annotations val.json --results results.json --iou-type bbox \\
+    python tools/evaluate.py --annotations lvis_v1_val.json \\
+        --results lvis_instances_results.json
+    python tools/evaluate.py --annotations val.json --results results.json \\
+        --iou-type bbox \\
         --train-annotations train.json --output metrics.json --per-class .
 """
 

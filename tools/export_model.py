@@ -1,13 +1,17 @@
 #!/usr/bin/env python
-"""Write a trained detector as one file that runs without this project: TorchScript or ONNX.
+"""Write a trained detector as one file of TorchScript or ONNX.
 
-Beside OUTPUT comes OUTPUT.json, with what an image has to be made into (channel order, sizes) and the classes.
-docs/examples/run_exported.py runs the file, in 30 lines. The file gives the same detections on every image, not only on
-the one that it is traced on; before it is written about, that is tried on an image of another size.
+Beside OUTPUT comes OUTPUT.json, with what an image has to be made into
+(channel order, sizes) and the classes. docs/examples/run_exported.py runs the
+file, in 30 lines. The file gives the same detections on every image, not only
+on the one that it is traced on; before it is written about, that is tried on
+an image of another size.
 
 Examples:
-    python tools/export_model.py --weights output/demo/eql/model_final.pth --output eql.pt
-    python tools/export_model.py --weights model_final.pth --format onnx --output eql.onnx --threshold 0.05
+    python tools/export_model.py --weights output/demo/eql/model_final.pth \\
+        --output eql.pt
+    python tools/export_model.py --weights model_final.pth --format onnx \\
+        --output eql.onnx --threshold 0.05
 """
 
 import argparse

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw one of the papers' figures of finished runs into a file (SVG, PNG or PDF by its ending).
+"""Draw one of the papers' figures of finished runs into an SVG, PNG or PDF.
 
   ap-box, ap-mask   AP of each class against its number of training images
   gradient-ratio    positive over negative gradients by class
@@ -10,8 +10,10 @@
   long-tail         training images of each class
 
 Examples:
-    python tools/figures.py output/demo/eql --figure gradient-ratio --output ratio.svg
-    python tools/figures.py output/demo/eql output/demo/softmax --figure ap-box --output ap.png
+    python tools/figures.py output/demo/eql --figure gradient-ratio \\
+        --output ratio.svg
+    python tools/figures.py output/demo/eql output/demo/softmax \\
+        --figure ap-box --output ap.png
 """
 
 import argparse

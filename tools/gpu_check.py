@@ -1,11 +1,12 @@
-"""Check and measure everything that a GPU changes, in at most eight minutes, and write one JSON file.
+"""Check and measure all that a GPU changes, in at most eight minutes, into a file.
 
     make gpu-check                # or: python tools/gpu_check.py
     make gpu-check DEVICE=cpu     # a rehearsal with small sizes, without a GPU
 
-Beforehand: `make setup` on the machine, and nothing else. If `python tools/make_emoji_lvis.py --preset full` has made
-its set, what is left of the time goes into the first row of the table emoji_full. Parts that fail are named; the exit
-status is then 1.
+Beforehand: `make setup` on the machine, and nothing else. If `python
+tools/make_emoji_lvis.py --preset full` has made its set, what is left of the
+time goes into the first row of the table emoji_full. Parts that fail are
+named; the exit status is then 1.
 """
 
 import argparse

@@ -1,8 +1,9 @@
 """Install Detectron2 into the environment of the Python that runs this file.
 
-Default: the v0.6 source distribution, verified, edited (tools/detectron2_edits.py), built into a
-pure-Python wheel, installed. With DETECTRON2_SOURCE=<folder or git URL[@revision]>: the official
-sources, compiled; this needs a C++ compiler (and nvcc for the CUDA operators).
+Default: the v0.6 source distribution, verified, edited
+(tools/detectron2_edits.py), built into a pure-Python wheel, installed. With
+DETECTRON2_SOURCE=<folder or git URL[@revision]>: the official sources,
+compiled; this needs a C++ compiler (and nvcc for the CUDA operators).
 """
 
 import argparse

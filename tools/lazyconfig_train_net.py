@@ -1,9 +1,14 @@
 """Train and evaluate a detector by a lazy config.
 
-A lazy config (Detectron2's LazyConfig) is a Python file; those of this project are in configs/lazy. All is as with
-train_net.py. Takes Detectron2's own arguments: --config-file, --num-gpus, --num-machines, --machine-rank, --dist-url,
---eval-only, --resume, and overrides as train.max_iter=1000. With train.device=cpu, --num-gpus N runs N processes on
-the CPU. Under torchrun or srun it joins the processes they started.
+A lazy config (Detectron2's LazyConfig) is a Python file; those of this project
+are in configs/lazy. All is as with train_net.py. Takes Detectron2's own
+arguments: --config-file, --num-gpus, --num-machines, --machine-rank,
+--dist-url, --eval-only, --resume, and overrides as train.max_iter=1000. With
+train.device=cpu, --num-gpus N runs N processes on the CPU. Under torchrun or
+srun it joins the processes they started.
+
+    python tools/lazyconfig_train_net.py \\
+        --config-file lazy/LVISv1/mask_rcnn_R50_FPN/eql.py train.output_dir=output/eql
 """
 
 import argparse

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""List the configs, with the method of each, its schedule, and the rows of tables that it reproduces.
+"""List the configs: method, schedule, and the rows of tables that each reproduces.
 
 Examples:
     python tools/list_configs.py

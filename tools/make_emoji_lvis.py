@@ -3,7 +3,8 @@
 
 Examples:
     python tools/make_emoji_lvis.py --preset demo
-    python tools/make_emoji_lvis.py --num-classes 30 --train-images 800 --val-images 150 --preview preview.png
+    python tools/make_emoji_lvis.py --num-classes 30 --train-images 800 \\
+        --val-images 150 --preview preview.png
 """
 
 from __future__ import annotations

@@ -1,13 +1,21 @@
 """Detect objects in images, folders of images, or videos.
 
 Writes into the folder OUTPUT
-  pictures/          each image as a JPEG, each video as an MP4, with masks, boxes, names and scores drawn
-  results.json       all detections, a list in the LVIS result format
-  images.json        what the image ids stand for (file, frame, picture), and the categories
-  contact_sheet.jpg  all images at a glance, if there is more than one (100 of them if there are more)
+  pictures/          each image as a JPEG, each video as an MP4, with the masks,
+                     boxes, names and scores of detections above --threshold
+  results.json       all detections, also those below: a list in the LVIS format
+  images.json        what the image ids stand for (file, frame, picture), and the
+                     categories
+  contact_sheet.jpg  all images at a glance, if there is more than one (100 of
+                     them if there are more)
 
-A checkpoint of this project knows its config and its class names; neither the run nor the dataset is needed. One from
-elsewhere needs --config-file. Exit status: 0 all inputs done, 3 some could not be read and were skipped, 1 an error.
+A checkpoint of this project knows its config and its class names; neither the
+run nor the dataset is needed. One from elsewhere needs --config-file. Exit
+status: 0 all inputs done, 3 some could not be read and were skipped, 1 an
+error.
+
+    python tools/predict.py --weights output/demo/eql/model_final.pth \\
+        photos/ clip.mp4 --output predicted
 """
 
 import argparse
@@ -44,7 +52,7 @@ def main() -> int:
     parser.add_argument(
         "--output", required=True, type=Path, help="folder; files of an earlier prediction are replaced"
     )
-    parser.add_argument("--threshold", type=float, default=0.3, help="least score (default: 0.3)")
+    parser.add_argument("--threshold", type=float, default=0.3, help="least score of what is drawn (default: 0.3)")
     parser.add_argument("--max-detections", type=int, help="most detections of an image (default: the config's)")
     parser.add_argument("--annotations", help="LVIS- or COCO-format file whose image ids the results are to have")
     parser.add_argument("--config-file", default="", help="config of the training, if the checkpoint has none")
@@ -67,21 +75,25 @@ def main() -> int:
         arguments.weights,
         arguments.config_file,
         overrides,
-        score_threshold=arguments.threshold,
+        score_threshold=None,  # the results hold all that an evaluation would
         max_detections=arguments.max_detections,
         imports=arguments.imports,
     )
     if known is None:
-        job = PredictionJob(predictor, arguments.output)
+        job = PredictionJob(predictor, arguments.output, draw_above=arguments.threshold)
     else:
         predictor.take_category_ids(known.categories, arguments.annotations)
         for sentence in known.remarks:
             print(f"warning: {sentence}", file=sys.stderr)
-        job = PredictionJob(predictor, arguments.output, known.ids, known.first_free_id)
+        job = PredictionJob(predictor, arguments.output, known.ids, known.first_free_id, draw_above=arguments.threshold)
     summary = job.run(inputs)
-    print(f"{summary.num_detections} detections in {summary.num_images} images or frames: {arguments.output}")
-    if not summary.num_detections:
-        print(f"Nothing scored above {arguments.threshold}; lower --threshold to see more.")
+    print(
+        f"{summary.num_detections} detections in {summary.num_images} images or frames, {summary.num_drawn} of them "
+        f"drawn: {arguments.output}"
+    )
+    if not summary.num_drawn:
+        best = f"the best score is {summary.best_score:.3f}" if summary.num_detections else "there is no detection"
+        print(f"Nothing scored above {arguments.threshold}, and {best}; lower --threshold to see more.")
     if summary.skipped:
         print(f"warning: {len(summary.skipped)} of {len(inputs)} inputs were skipped.", file=sys.stderr)
         return SKIPPED

@@ -1,14 +1,16 @@
 #!/usr/bin/env python
-"""Write a report on finished runs: one HTML page that needs no server and nothing from elsewhere.
+"""Write a report on finished runs: one HTML page that needs no server.
 
-It holds a table of all runs and, with --tables, the papers' tables with reported and reproduced results side by side;
-the papers' figures (gradient ratio, weight norms, scores of positives and AP by class, losses, threshold functions,
-long tail); and the detections of two runs on the same images, with errors coloured. What a run lacks is left out, and
-the page says why.
+It holds a table of all runs and, with --tables, the papers' tables with
+reported and reproduced results side by side; the papers' figures (gradient
+ratio, weight norms, scores of positives and AP by class, losses, threshold
+functions, long tail); and the detections of two runs on the same images, with
+errors coloured. What a run lacks is left out, and the page says why.
 
 Examples:
     python tools/report.py --runs output/demo/eql output/demo/softmax
-    python tools/report.py --runs benchmarks/ledger --tables eql_table_1 --output table_1.html
+    python tools/report.py --runs benchmarks/ledger --tables emoji_benchmark \\
+        --output methods.html
 
 Single figures as files: tools/figures.py.
 """

@@ -1,16 +1,22 @@
-"""The tables of the papers: list them, train their rows, compare what comes out with what was reported.
+"""The papers' tables: list them, train their rows, compare with what was reported.
 
     python tools/reproduce.py list
     python tools/reproduce.py show eql_t2
-    python tools/reproduce.py run eql_t2/r014 --seeds 0 1 2     # on this machine; --dry-run prints the commands
-    python tools/reproduce.py run emoji_benchmark               # minutes a run, on two CPU cores
-    python tools/reproduce.py run eql_t2 --scale emoji          # the same rows' methods on EmojiLVIS
-    python tools/reproduce.py jobs seesaw_t1 --scheduler slurm --nodes 2 --gpus-per-node 8 --folder jobs
+    python tools/reproduce.py run eql_t2/r014 --seeds 0 1 2   # --dry-run: show commands
+    python tools/reproduce.py run emoji_benchmark     # minutes a run on a CPU
+    python tools/reproduce.py run eql_t2 --scale emoji         # on EmojiLVIS
+    python tools/reproduce.py run my_table.yaml       # a table of one's own
+    python tools/reproduce.py run eql_t2/r014 \\
+        --opts MODEL.LONG_TAIL.EQL.LAMBDA 0.001       # in a folder of its own
+    python tools/reproduce.py jobs seesaw_t1 --scheduler slurm \\
+        --nodes 2 --gpus-per-node 8 --folder jobs
     python tools/reproduce.py collect output/tables --table eql_t2
-    python tools/reproduce.py collect output/tables --copy-to benchmarks/ledger     # entries alone, to be kept
+    python tools/reproduce.py collect output/tables \\
+        --copy-to benchmarks/ledger                       # entries to be kept
     python tools/reproduce.py collect --ledger benchmarks/ledger
 
-A run that is done is not repeated, also if it was that of an equal row; a broken one goes on from its last checkpoint.
+A run that is done is not repeated, also if it was that of an equal row; a
+broken one goes on from its last checkpoint.
 """
 
 import argparse
@@ -36,6 +42,7 @@ from eql_d2.reproduction.planned_runs import (
     command_of,
     finished_runs,
     plan,
+    split_changes,
     state_of,
 )
 from eql_d2.reproduction.tables import find_rows, find_table, table_names
@@ -75,13 +82,14 @@ def show(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train rows on this machine."""
     table, rows = find_rows(args.name)
-    runs, left_out = plan(table, rows, args.seeds or table.seeds, args.output, args.scale)
+    changes, of_machine = split_changes(args.opts)
+    runs, left_out = plan(table, rows, args.seeds or table.seeds, args.output, args.scale, changes)
     for sentence in left_out:
-        print(sentence)
+        print(sentence, file=sys.stderr)
     if args.dry_run:
-        print("\n".join(dry_run(runs, args.output, args.num_gpus, args.opts)))
+        print("\n".join(dry_run(runs, args.output, args.num_gpus, of_machine)))
         return
-    failures = carry_out(runs, args.output, args.num_gpus, args.opts)
+    failures = carry_out(runs, args.output, args.num_gpus, of_machine)
     if failures:
         raise UserError(f"{len(failures)} of {len(runs)} runs failed: {' '.join(failures)}")
     if not runs:
@@ -90,6 +98,9 @@ def run(args: argparse.Namespace) -> None:
 
 def jobs(args: argparse.Namespace) -> None:
     """Write job scripts."""
+    if args.name.partition("/")[0] not in table_names():
+        find_rows(args.name)  # says what is wrong with a name
+        raise UserError(f"{args.name} is no table of configs/tables; job scripts need it there.")
     table, rows = find_rows(args.name)
     runs, left_out = plan(table, rows, args.seeds or table.seeds, args.output, args.scale)
     for sentence in left_out:
@@ -169,7 +180,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     ):
         named[name] = commands.add_parser(name, help=text)
         named[name].set_defaults(do=do)
-        named[name].add_argument("name", help="TABLE or TABLE/ROW" if name != "command" else "TABLE/ROW/seed_N")
+        form = "TABLE or TABLE/ROW; TABLE may be a YAML file of one's own"
+        named[name].add_argument("name", help=form if name != "command" else "TABLE/ROW/seed_N")
     for name in ("run", "jobs", "command"):
         named[name].add_argument("--scale", choices=SCALES, default="paper", help="emoji: the methods on EmojiLVIS")
         named[name].add_argument("--output", type=Path, help="folder of all runs (default: output/tables)")
@@ -177,7 +189,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         named[name].add_argument("--seeds", type=int, nargs="+", help="default: those of the table, else 0")
     named["run"].add_argument("--dry-run", action="store_true", help="print what would be done")
     named["run"].add_argument("--num-gpus", type=int, help="processes of a run (default: the machine's GPUs, else 1)")
-    named["run"].add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="for all runs")
+    named["run"].add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="change the rows, not what they start from; in folders of their own",
+    )
     named["jobs"].add_argument("--scheduler", choices=("slurm", "torchrun"), required=True)
     named["jobs"].add_argument("--folder", type=Path, help="of the scripts (default: jobs/TABLE)")
     named["jobs"].add_argument("--nodes", type=int, default=1)
@@ -193,7 +211,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     collecting.add_argument("folders", nargs="*", type=Path, help="output folders of runs")
     collecting.add_argument("--ledger", nargs="+", type=Path, default=[], help="folders of committed entries")
     collecting.add_argument("--copy-to", type=Path, metavar="FOLDER", help="keep the entries as TABLE/ROW/seed_N.json")
-    collecting.add_argument("--table", nargs="+", help="default: the tables that the runs are named after")
+    collecting.add_argument(
+        "--table", nargs="+", help="also a YAML file (default: the tables that runs are named after)"
+    )
     collecting.add_argument("--scale", choices=SCALES, default="paper")
     collecting.add_argument("--format", choices=("text", "markdown", "json"), default="text")
     args = parser.parse_args(arguments)

@@ -1,14 +1,22 @@
-"""Make the environment `.venv`: the locked packages, Detectron2, this package. Run it by `make setup`.
+"""Make the environment `.venv`: locked packages, Detectron2, this package.
 
-Runs on any Python 3.7+ with its standard library only. Reads from the environment, each optional:
+Runs on any Python 3.7+ with its standard library only. Reads from the
+environment, each optional:
   PYTHON              the Python for the environment (3.10 to 3.13)
   VENV                the environment's folder, default .venv
-  DETECTRON2_SOURCE   folder or git URL[@revision] of official sources to compile; `release` returns
-                      to the default; when unset, an existing environment keeps what it has
-Doing nothing is fast: a stamp in the environment holds what each step depended on. A step's entry is
-removed before the step and written after it, so an interrupted run is completed by the next one.
+  DETECTRON2_SOURCE   folder or git URL[@revision] of official sources to
+                      compile; `release` returns to the default; when unset, an
+                      existing environment keeps what it has
+Doing nothing is fast: a stamp in the environment holds what each step depended
+on. A step's entry is removed before the step and written after it, so an
+interrupted run is completed by the next one.
+
+Examples:
+    make setup                       # what a clone needs
+    python tools/set_up.py --lock    # resolve pyproject.toml into the lock
 """
 
+import argparse
 import contextlib
 import fcntl
 import hashlib
@@ -272,6 +280,9 @@ def write_lock(environment):
 
 def main():
     """Set up the environment and say how long it took."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lock", action="store_true", help="write requirements.lock instead")
+    arguments = parser.parse_args()
     started = time.time()
     folder = Path(os.path.abspath(ROOT / os.path.expanduser(os.environ.get("VENV") or ".venv")))
     CACHE.mkdir(exist_ok=True)
@@ -280,7 +291,7 @@ def main():
     try:
         with open(CACHE / "setup.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # a second `make` in the same clone waits
-            if sys.argv[1:] == ["--lock"]:
+            if arguments.lock:
                 write_lock(Environment(folder))
             elif set_up(Environment(folder)):
                 print(f"{folder} is ready after {time.time() - started:.0f} s")

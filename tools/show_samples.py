@@ -1,9 +1,10 @@
-"""Draw what training really sees: samples after all augmentations, with boxes, masks and class names.
+"""Draw what training really sees: samples after all augmentations.
 
-    python tools/show_samples.py --config-file CONFIG --output samples.jpg [--images 12] [KEY VALUE ...]
+    python tools/show_samples.py --config-file EmojiLVIS/demo_eql.yaml \\
+        --output samples.jpg
 
-Samples are those of the first iterations of a run with the same SEED (0 if it is negative) in one process. No GPU and
-no weights are needed.
+Samples are those of the first iterations of a run with the same SEED (0 if it
+is negative) in one process. No GPU and no weights are needed.
 """
 
 import argparse

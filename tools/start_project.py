@@ -1,12 +1,16 @@
-"""Start a project: look at annotations and images, split them if need be, and write a commented config that trains.
+"""Start a project: from annotations and images to a commented config that trains.
 
-Reads COCO's and LVIS's formats (as CVAT, Label Studio, Roboflow and VIA export them), CVAT's own XML of images, VIA's
-own JSON and, with the package supervision, folders of YOLO, LabelMe and Pascal VOC.
+Reads COCO's and LVIS's formats (as CVAT, Label Studio, Roboflow and VIA export
+them), CVAT's own XML of images, VIA's own JSON and, with the package
+supervision, folders of YOLO, LabelMe and Pascal VOC.
 
 Examples:
-    python tools/start_project.py --annotations export.json --images photos --output birds
-    python tools/start_project.py --annotations train.json --images photos --val val.json --output birds
-    python tools/start_project.py --annotations yolo_folder --output birds --group-by folder
+    python tools/start_project.py --annotations export.json --images photos \\
+        --output birds
+    python tools/start_project.py --annotations train.json --images photos \\
+        --val val.json --output birds
+    python tools/start_project.py --annotations yolo_folder --output birds \\
+        --group-by folder
 """
 
 import argparse

@@ -1,8 +1,13 @@
 """Train and evaluate an image classifier.
 
-Takes Detectron2's own arguments, as train_net.py: --config-file, --num-gpus, --num-machines, --machine-rank,
---dist-url, --eval-only, --resume, and KEY VALUE overrides of the config. With MODEL.DEVICE cpu, --num-gpus N runs N
-processes on the CPU. Under torchrun or srun it joins the processes they started.
+Takes Detectron2's own arguments, as train_net.py: --config-file, --num-gpus,
+--num-machines, --machine-rank, --dist-url, --eval-only, --resume, and KEY
+VALUE overrides of the config. With MODEL.DEVICE cpu, --num-gpus N runs N
+processes on the CPU. Under torchrun or srun it joins the processes they
+started.
+
+    python tools/train_classifier.py \\
+        --config-file classification/digits_lt/seql.yaml OUTPUT_DIR output/seql
 """
 
 import argparse

@@ -1,8 +1,12 @@
 """Train and evaluate a detector.
 
-Takes Detectron2's own arguments: --config-file, --num-gpus, --num-machines, --machine-rank, --dist-url,
---eval-only, --resume, and KEY VALUE overrides of the config. With MODEL.DEVICE cpu, --num-gpus N runs N
-processes on the CPU. Under torchrun or srun it joins the processes they started.
+Takes Detectron2's own arguments: --config-file, --num-gpus, --num-machines,
+--machine-rank, --dist-url, --eval-only, --resume, and KEY VALUE overrides of
+the config. With MODEL.DEVICE cpu, --num-gpus N runs N processes on the CPU.
+Under torchrun or srun it joins the processes they started.
+
+    python tools/train_net.py \\
+        --config-file EmojiLVIS/demo_eql.yaml OUTPUT_DIR output/eql SEED 1
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """Datasets by name in Detectron2's catalogs: LVIS, Open Images, EmojiLVIS and the user's own."""
 
+import difflib
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -143,10 +144,11 @@ def set_class_metadata(name: str) -> None:
         UserError: the dataset is unknown, its annotation file is missing or broken, or it has no class names.
     """
     if name not in DatasetCatalog.list():
-        raise UserError(
-            f"Dataset {name!r} is not registered; choose one of {', '.join(project_datasets())} "
-            "or describe your own under DATASETS.CUSTOM."
-        )
+        nearest = difflib.get_close_matches(name, DatasetCatalog.list(), n=1)
+        hint = f"choose one of {', '.join(project_datasets())} or describe your own under DATASETS.CUSTOM."
+        if nearest:
+            hint = f"did you mean {nearest[0]}, or one that is to be described under DATASETS.CUSTOM?"
+        raise UserError(f"Dataset {name!r} is not registered; {hint}")
     metadata = MetadataCatalog.get(name)
     if metadata.get("thing_classes") and metadata.get("thing_dataset_id_to_contiguous_id"):
         return
@@ -326,6 +328,7 @@ def _register_entry(entry: Any, source: str, images_outside: bool) -> None:
         federated=annotation_format == "lvis",
         ignore_regions=entry.get("ignore_regions"),
         images_outside=images_outside,
+        described_in=source,
     )
 
 

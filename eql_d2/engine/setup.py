@@ -38,6 +38,7 @@ from eql_d2.engine.terminal import LOGGERS, log_for_terminal
 from eql_d2.errors import UserError
 from eql_d2.evaluation.results_table import FOR_TERMINAL
 from eql_d2.known_warnings import silence_known_warnings
+from eql_d2.modeling.predictors import checked_predictor_class
 from eql_d2.modeling.test_time_augmentation import check_augmentation
 from eql_d2.package_files import shipped_config
 from eql_d2.plain_files import read_yaml
@@ -334,6 +335,8 @@ def check_same_classes(names: Sequence[str]) -> None:
 def _check_detector(cfg: CfgNode) -> None:
     if cfg.MODEL.META_ARCHITECTURE == "ImageClassifier":
         raise UserError("MODEL.META_ARCHITECTURE is ImageClassifier; train it with tools/train_classifier.py.")
+    if cfg.MODEL.ROI_HEADS.NAME.startswith("LongTail") and cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
+        checked_predictor_class(cfg.MODEL.ROI_BOX_HEAD.PREDICTOR)
     if cfg.TEST.AUG.ENABLED:
         check_augmentation(cfg)
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from detectron2.utils import comm
 
 LOGGERS = ("detectron2", "fvcore", "eql_d2")
-# Of Detectron2's messages: losses, time that a training took, progress and tables of evaluators; not its lines to
-# be copied into a spreadsheet.
-SHOWN = ("detectron2.utils.events", "detectron2.engine.hooks", "detectron2.evaluation.")
+# Of Detectron2's messages: the start, losses, time that a training took, progress and tables of evaluators; not its
+# lines to be copied into a spreadsheet.
+SHOWN = ("detectron2.utils.events", "detectron2.engine.hooks", "detectron2.engine.train_loop", "detectron2.evaluation.")
 HIDDEN = "detectron2.evaluation.testing"
 _COLOUR_CODE = re.compile(r"\x1b\[[0-9;]*m")
 

@@ -49,14 +49,22 @@ def build_box_predictor(cfg: CfgNode, input_shape: ShapeSpec, **kwargs: Any) -> 
     Raises:
         UserError: no predictor has that name.
     """
-    name = cfg.MODEL.ROI_BOX_HEAD.PREDICTOR
+    return checked_predictor_class(cfg.MODEL.ROI_BOX_HEAD.PREDICTOR)(cfg, input_shape, **kwargs)
+
+
+def checked_predictor_class(name: str) -> type[LongTailPredictor]:
+    """The box predictor that ``MODEL.ROI_BOX_HEAD.PREDICTOR`` names.
+
+    Raises:
+        UserError: no predictor has that name; the nearest is given.
+    """
     predictor = predictor_class(name)
     if predictor is None:
         known = sorted(registered for registered, _ in BOX_PREDICTOR_REGISTRY)
         nearest = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {nearest[0]}?" if nearest else f"it must be one of {', '.join(known)}."
         raise UserError(f"MODEL.ROI_BOX_HEAD.PREDICTOR is {name!r}; {hint}")
-    return predictor(cfg, input_shape, **kwargs)
+    return predictor
 
 
 for _method in METHODS.values():

@@ -30,12 +30,16 @@ class Summary:
     Attributes:
         num_images: images and frames predicted on.
         num_detections: detections in them.
+        num_drawn: those of them that are drawn.
+        best_score: of all of them, in [0, 1].
         skipped: a sentence for each input that could not be read, or not to its end.
         has_sheet: whether there is a contact sheet.
     """
 
     num_images: int = 0
     num_detections: int = 0
+    num_drawn: int = 0
+    best_score: float = 0.0
     skipped: list[str] = field(default_factory=list)
     has_sheet: bool = False
 
@@ -65,12 +69,24 @@ class PredictionJob:
         known_ids: image ids of a dataset by the input (see :mod:`eql_d2.prediction.known_ids`); other images and all
             frames are numbered from ``first_id``.
         first_id: a number that no image of that dataset has, nor any number after it.
+        draw_above: detections with this score or less are in the results, and not in the pictures; in [0, 1).
+
+    Raises:
+        UserError: ``draw_above`` is out of its range.
     """
 
     def __init__(
-        self, predictor: Predictor, output: Path, known_ids: Mapping[Path, int] | None = None, first_id: int = 1
+        self,
+        predictor: Predictor,
+        output: Path,
+        known_ids: Mapping[Path, int] | None = None,
+        first_id: int = 1,
+        draw_above: float = 0.0,
     ) -> None:
-        self._predictor, self._output = predictor, output
+        if not 0 <= draw_above < 1:
+            raise UserError(f"The score threshold is {draw_above}; it must be at least 0 and less than 1.")
+        self._predictor, self._output, self._draw_above = predictor, output, draw_above
+        self._num_drawn = 0
         self._known_ids = known_ids or {}
         self._next_id = first_id
         self._images: list[dict[str, Any]] = []
@@ -110,6 +126,8 @@ class PredictionJob:
         if not self._images:
             raise UserError(f"Nothing could be read of {len(inputs)} input(s): {summary.skipped[0]}")
         summary.num_images, summary.num_detections = len(self._images), len(self._results)
+        summary.num_drawn = self._num_drawn
+        summary.best_score = max((result["score"] for result in self._results), default=0.0)
         summary.has_sheet = len(self._tiles) > 1
         self._write_files(summary.has_sheet)
         return summary
@@ -122,7 +140,8 @@ class PredictionJob:
             raise UnreadableInput(f"Image {item.path} cannot be predicted on ({error})") from None
         picture = f"{PICTURES}/{item.name}.jpg"
         known = self._known_ids.get(item.path)
-        masks = self._record(instances, image, {"file_name": str(item.path), "picture": picture}, known)
+        entry = {"file_name": str(item.path), "picture": picture}
+        instances, masks = self._record(instances, image, entry, known)
         colors = self._colors(InstanceColors(), instances)
         _save(self._draw(image, instances, masks, colors, scale_for(*image.shape[:2])), self._output / picture)
         if on_sheet:
@@ -140,9 +159,8 @@ class PredictionJob:
         with VideoWriter(self._output / picture, video.frames_per_second) as writer:
             for number, frame in enumerate(video):
                 instances = self._predictor(frame, roi_masks=True)
-                masks = self._record(
-                    instances, frame, {"file_name": str(item.path), "frame": number, "picture": picture}
-                )
+                entry = {"file_name": str(item.path), "frame": number, "picture": picture}
+                instances, masks = self._record(instances, frame, entry)
                 colors = self._colors(memory, instances)
                 height, width = frame.shape[:2]
                 writer.write(self._draw(frame, instances, masks, colors, scale_for(height, width, smallest=640)))
@@ -150,8 +168,8 @@ class PredictionJob:
 
     def _record(
         self, instances: Instances, image: np.ndarray, entry: dict[str, Any], known: int | None = None
-    ) -> "Bitmaps | None":
-        """Keep an image's detections under an id; their masks, if there are any."""
+    ) -> "tuple[Instances, Bitmaps | None]":
+        """Keep an image's detections under an id; those to draw, and their masks if there are any."""
         image_id = known
         if image_id is None:
             image_id = self._next_id
@@ -159,7 +177,12 @@ class PredictionJob:
         self._images.append({"id": image_id, **entry, "height": image.shape[0], "width": image.shape[1]})
         records = self._predictor.to_records(instances, image_id)
         self._results += records
-        return Bitmaps([record["segmentation"] for record in records]) if instances.has("pred_masks") else None
+        drawn = instances[instances.scores > self._draw_above]
+        self._num_drawn += len(drawn)
+        if not instances.has("pred_masks"):
+            return drawn, None
+        kept = (instances.scores > self._draw_above).tolist()
+        return drawn, Bitmaps([record["segmentation"] for record, keep in zip(records, kept, strict=True) if keep])
 
     def _colors(self, memory: InstanceColors, instances: Instances) -> np.ndarray:
         margin = max(instances.image_size) / 20

@@ -35,7 +35,7 @@ class Predictor:
             beside it.
         overrides: alternating keys and values that change the config.
         score_threshold: detections with this score or less are left out, in [0, 1); overrides
-            ``MODEL.ROI_HEADS.SCORE_THRESH_TEST``.
+            ``MODEL.ROI_HEADS.SCORE_THRESH_TEST``, and None does not.
         max_detections: most detections of an image; None is ``TEST.DETECTIONS_PER_IMAGE``.
         imports: Python modules that the checkpoint's own config may ask to import (``ENGINE.IMPORT``); one that it
             asks for and that is not named here is refused, as importing runs code.
@@ -56,20 +56,21 @@ class Predictor:
         config_file: str = "",
         overrides: Sequence[str] = (),
         *,
-        score_threshold: float = 0.3,
+        score_threshold: float | None = 0.3,
         max_detections: int | None = None,
         imports: Sequence[str] = (),
     ) -> None:
         weights = str(weights)
-        if not 0 <= score_threshold < 1:
+        if score_threshold is not None and not 0 <= score_threshold < 1:
             raise UserError(f"The score threshold is {score_threshold}; it must be at least 0 and less than 1.")
         if max_detections is not None and max_detections < 1:
             raise UserError(f"The largest number of detections is {max_detections}; it must be at least 1.")
         description = read_description(weights)
         self.cfg = _find_config(weights, config_file, list(overrides), description)
         self.cfg.MODEL.WEIGHTS = weights
-        for node in (self.cfg.MODEL.ROI_HEADS, self.cfg.MODEL.RETINANET):
-            node.SCORE_THRESH_TEST = score_threshold
+        if score_threshold is not None:
+            for node in (self.cfg.MODEL.ROI_HEADS, self.cfg.MODEL.RETINANET):
+                node.SCORE_THRESH_TEST = score_threshold
         if max_detections is not None:
             self.cfg.TEST.DETECTIONS_PER_IMAGE = max_detections
         if self.cfg.INPUT.FORMAT not in ("BGR", "RGB"):

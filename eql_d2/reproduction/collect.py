@@ -126,7 +126,7 @@ def _strangers(table: Table, ledger: Ledger, scale: str) -> list[str]:
     sentences = []
     for path, entry in ledger.entries.items():
         of_table, _, rest = entry["name"].partition("/")
-        row = table.by_id.get(rest.split("/")[0])
+        row = table.by_id.get(rest.split("/")[0].split("@")[0])
         if of_table != table.name or row is None:
             continue
         try:

@@ -45,19 +45,20 @@ def weights_of(run: PlannedRun, output: Path) -> Path | None:
 
 
 def dry_run(runs: Sequence[PlannedRun], output: Path, num_gpus: int | None, more: Sequence[str] = ()) -> list[str]:
-    """One line per run: its state, and the command if there is something to do."""
+    """The command of each run that there is something to do for; of the others a comment, as a shell ignores it."""
     finished = finished_runs(output)
     lines = []
     for run in runs:
         state, folder = state_of(run, finished)
         if state == "done":
-            lines.append(f"{run.name}: done, in {folder}")
+            lines.append(f"# {run.name}: done, in {folder}")
             continue
         weights = run.before.folder / FINAL_WEIGHTS if run.before else None
         if run.before and run.before.key in finished:
             weights = finished[run.before.key] / FINAL_WEIGHTS
         processes = num_gpus or default_processes(run)
-        lines.append(f"{run.name}: {shown(command_of(run, state, num_gpus=processes, weights=weights, more=more))}")
+        lines.append(f"# {run.name}")
+        lines.append(shown(command_of(run, state, num_gpus=processes, weights=weights, more=more)))
     return lines
 
 

@@ -1,6 +1,8 @@
 """From the rows of a table to runs: which config, which folder, what has to run before, and what is done already."""
 
+import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -9,7 +11,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 
 from eql_d2.engine import load_config
-from eql_d2.engine.ledger.identity import config_hash, config_identity, plain_config
+from eql_d2.engine.ledger.identity import NOT_IN_HASH, config_hash, config_identity, plain_config
 from eql_d2.engine.ledger.reading import read_entry
 from eql_d2.engine.ledger.writing import FILE_NAME
 from eql_d2.errors import UserError
@@ -21,6 +23,7 @@ from eql_d2.reproduction.tables import Row, Table, Training
 SCALES = ("paper", "emoji")
 DEFAULT_OUTPUT = {"paper": Path("output/tables"), "emoji": Path("output/tables_emoji")}
 FINAL_WEIGHTS = "model_final.pth"
+MOST_IN_A_NAME = 120  # characters of a folder's name
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,60 @@ def recipe_of_row(row: Row, scale: str = "paper") -> Recipe:
         raise UserError(f"Row {row.name}: {error}") from None
 
 
+def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+    """A recipe with other values of some keys; what is trained before stays as it is.
+
+    Args:
+        recipe: of a row.
+        changes: alternating keys and values.
+    """
+    if not changes:
+        return recipe
+    overrides = recipe.training.overrides
+    weights = overrides[-2:] if recipe.first else ()  # stay last, see recipe_of
+    own = overrides[: len(overrides) - len(weights)]
+    training = replace(recipe.training, overrides=(*own, *changes, *weights))
+    cfg = _config_of(training)
+    auto = tuple(cfg.MODEL.LONG_TAIL.AUTO)
+    ignored = (*auto, "MODEL.LONG_TAIL.AUTO") if auto else ()
+    return Recipe(training, cfg, config_hash(plain_config(cfg), ignored), ignored, recipe.first)
+
+
+def split_changes(pairs: Sequence[str]) -> tuple[list[str], list[str]]:
+    """KEY VALUE pairs of a command, parted into what makes another training of a row, and what is the machine's.
+
+    Raises:
+        UserError: a value is missing, or a pair says what the plan says.
+    """
+    if len(pairs) % 2:
+        raise UserError(f"--opts {' '.join(pairs)} is not of the form KEY VALUE KEY VALUE.")
+    changes: list[str] = []
+    of_machine: list[str] = []
+    for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+        if key in ("OUTPUT_DIR", "SEED"):
+            raise UserError(f"--opts {key} is not taken: folders and seeds follow from --output and --seeds.")
+        (of_machine if key in NOT_IN_HASH else changes).extend((key, value))
+    return changes, of_machine
+
+
+def name_with_changes(row_id: str, changes: Sequence[str]) -> str:
+    """What a row with other values of some keys is called, as ``seesaw@SEESAW.P=0.5``."""
+    pairs = zip(changes[::2], changes[1::2], strict=True)
+    told = [f"{key.removeprefix('MODEL.').removeprefix('LONG_TAIL.')}={value}" for key, value in pairs]
+    name = "@".join([row_id, *(re.sub(r"[^\w.+=-]+", "_", text) for text in told)])
+    if len(name) <= MOST_IN_A_NAME:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name[: MOST_IN_A_NAME - 9]}-{digest}"
+
+
 def plan(
-    table: Table, rows: Iterable[Row], seeds: Sequence[int], output: Path, scale: str = "paper"
+    table: Table,
+    rows: Iterable[Row],
+    seeds: Sequence[int],
+    output: Path,
+    scale: str = "paper",
+    changes: Sequence[str] = (),
 ) -> tuple[list[PlannedRun], list[str]]:
     """The runs of some rows, each once, after what it starts from.
 
@@ -135,6 +190,8 @@ def plan(
         seeds: one run of each row per seed.
         output: folder of all runs.
         scale: one of :data:`SCALES`.
+        changes: KEY VALUE pairs that change the rows, and not what they start from; the runs have folders of their
+            own then.
 
     Returns:
         The runs, and one sentence for each row that has none.
@@ -145,11 +202,13 @@ def plan(
     for row in rows:
         try:
             recipe = recipe_of_row(row, scale)
+            own = changed(recipe, changes)
         except UserError as error:
             left_out.append(str(error))
             continue
+        name = row.id if own.hash == recipe.hash else name_with_changes(row.id, changes)
         for seed in seeds:
-            _add(runs, recipe, seed, output, row, names | {recipe.hash: row.id})
+            _add(runs, own, seed, output, row, names | {own.hash: name})
     return list(runs.values()), left_out
 
 

@@ -1,11 +1,14 @@
-"""Tables as data: ``configs/tables/*.yaml``, one file per table of a paper.
+"""Tables as data: ``configs/tables/*.yaml``, one file per table of a paper, or a file of one's own anywhere.
 
 A file has ``title``, ``num_gpus`` (that the source trained on), optionally ``seeds`` and ``notes``, and ``rows``. What
 rows share stands above them: ``source``, ``dataset``, ``model``, ``task``, ``config``, ``first_stage``, ``not_trained``
 and ``metrics``. A row has ``id`` and ``method``, and of these what is its own, besides ``overrides``, ``reported`` and
 ``note``:
 
-- ``config``: file below configs/, changed by ``overrides`` (alternating keys and values).
+- ``config``: file below configs/ or below the folder of a table of one's own, changed by ``overrides`` (alternating
+  keys and values).
+- ``sweep``: {KEY: [values]}: in place of the row one for each value, with the id ``ROW_VALUE``; of several keys one for
+  each combination.
 - ``first_stage``: ``{config, overrides}`` of the run whose final weights the row starts from (decoupled training), with
   a ``first_stage`` of its own if it has one, and a ``seed`` if it is the same run for all seeds of the row.
 - ``not_trained``: why this project cannot train the row; it stands in the table for completeness.
@@ -14,6 +17,8 @@ and ``metrics``. A row has ``id`` and ``method``, and of these what is its own, 
 """
 
 import difflib
+import itertools
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +29,8 @@ import yaml
 from eql_d2.errors import UserError
 from eql_d2.package_files import configs_folder, shown_path
 
+TABLE_ENDINGS = (".yaml", ".yml")
+
 
 def tables_folder() -> Path:
     """Folder of the tables."""
@@ -31,7 +38,7 @@ def tables_folder() -> Path:
 
 
 ROW_KEYS = {"id", "method", "source", "dataset", "model", "task", "config", "overrides", "first_stage", "not_trained"}
-ROW_KEYS |= {"metrics", "reported", "note"}
+ROW_KEYS |= {"metrics", "reported", "note", "sweep"}
 SHARED_KEYS = {"source", "dataset", "model", "task", "config", "first_stage", "not_trained", "metrics"}
 TABLE_KEYS = {"title", "num_gpus", "seeds", "notes", "rows"} | SHARED_KEYS
 
@@ -126,7 +133,8 @@ def read_table(path: str | Path) -> Table:
     if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
         raise UserError(f"Table {path} has no rows; see the tables beside it for the form.")
     _refuse_unknown_keys(content, TABLE_KEYS, f"Table {path}")
-    rows = tuple(_read_row(path.stem, content, record) for record in content["rows"])
+    records = [swept for record in content["rows"] for swept in _swept(path.stem, record)]
+    rows = tuple(_read_row(path, content, record) for record in records)
     ids = [row.id for row in rows]
     for row_id in ids:
         if ids.count(row_id) > 1:
@@ -140,7 +148,27 @@ def read_table(path: str | Path) -> Table:
     )
 
 
-def _read_row(table: str, shared: dict[str, Any], record: Any) -> Row:
+def _swept(table: str, record: Any) -> list[Any]:
+    """The rows that a row with ``sweep`` stands for; a row without as it is."""
+    if not isinstance(record, dict) or "sweep" not in record:
+        return [record]
+    sweep = record["sweep"]
+    if not isinstance(sweep, dict) or not all(isinstance(values, list) and values for values in sweep.values()):
+        raise UserError(f"Row {table}/{record.get('id')} has a sweep that is not of the form KEY: [value, value].")
+    rows = []
+    for values in itertools.product(*sweep.values()):
+        texts = [str(value) for value in values]
+        row = {key: value for key, value in record.items() if key != "sweep"}
+        row["id"] = "_".join([str(record.get("id")), *(re.sub(r"[^\w.+-]+", "-", text) for text in texts)])
+        told = ", ".join(f"{key.rpartition('.')[2]} {text}" for key, text in zip(sweep, texts, strict=True))
+        row["method"] = f"{record.get('method', '')} ({told})".strip()
+        row["overrides"] = [*(record.get("overrides") or ()), *itertools.chain(*zip(sweep, texts, strict=True))]
+        rows.append(row)
+    return rows
+
+
+def _read_row(path: Path, shared: dict[str, Any], record: Any) -> Row:
+    table = path.stem
     if not isinstance(record, dict) or "id" not in record:
         raise UserError(f"Table {table} has a row without id.")
     where = f"Row {table}/{record['id']}"
@@ -155,7 +183,7 @@ def _read_row(table: str, shared: dict[str, Any], record: Any) -> Row:
         id=str(record["id"]),
         **{key: str(values.get(key, "")) for key in ("method", "source", "dataset", "model", "note")},
         task=values.get("task", "segm"),
-        training=None if reason else _read_training(own, where),
+        training=None if reason else _read_training(own, where, path.parent),
         not_trained=reason,
         num_gpus=int(shared.get("num_gpus", 1)),
         reported=dict(values.get("reported") or {}),
@@ -163,15 +191,18 @@ def _read_row(table: str, shared: dict[str, Any], record: Any) -> Row:
     )
 
 
-def _read_training(record: dict[str, Any], where: str) -> Training:
+def _read_training(record: dict[str, Any], where: str, folder: Path) -> Training:
     if not isinstance(record, dict):
         raise UserError(f"{where}: first_stage is {record!r}; give it a config and overrides.")
     _refuse_unknown_keys(record, {"config", "overrides", "first_stage", "seed"}, where)
     overrides = record.get("overrides") or ()
     if not isinstance(record.get("config"), str) or len(overrides) % 2:
         raise UserError(f"{where}: a config file and pairs of KEY, VALUE in overrides are needed.")
-    before = _read_training(record["first_stage"], where) if record.get("first_stage") else None
-    return Training(record["config"], tuple(str(value) for value in overrides), before, record.get("seed"))
+    before = _read_training(record["first_stage"], where, folder) if record.get("first_stage") else None
+    config, beside = record["config"], folder / record["config"]
+    if beside.is_file():  # of a table of one's own
+        config = str(beside.resolve())
+    return Training(config, tuple(str(value) for value in overrides), before, record.get("seed"))
 
 
 def _refuse_unknown_keys(record: dict[str, Any], known: set[str], where: str) -> None:
@@ -192,11 +223,17 @@ def table_names(folder: Path | None = None) -> list[str]:
 
 
 def find_table(name: str, folder: Path | None = None) -> Table:
-    """The table of a name.
+    """The table of a name, or of a file of one's own.
+
+    Args:
+        name: of a table of the folder, or the path of a YAML file.
+        folder: of the tables; None is :func:`tables_folder`.
 
     Raises:
         UserError: there is none; the nearest name is given.
     """
+    if name.endswith(TABLE_ENDINGS):
+        return read_table(name)
     folder = folder or tables_folder()
     names = table_names(folder)
     if not names:
@@ -208,12 +245,13 @@ def find_table(name: str, folder: Path | None = None) -> Table:
 
 
 def find_rows(name: str, folder: Path | None = None) -> tuple[Table, tuple[Row, ...]]:
-    """The rows that TABLE or TABLE/ROW names.
+    """The rows that TABLE or TABLE/ROW names; TABLE may be a file of one's own, as ``my_tables/prior.yaml``.
 
     Raises:
         UserError: there is no such table or row; the nearest name is given.
     """
-    table_name, _, row_id = name.strip("/").partition("/")
+    own = re.fullmatch(rf"(.+?(?:{'|'.join(map(re.escape, TABLE_ENDINGS))}))(?:/(.*))?", name)
+    table_name, row_id = (own[1], own[2] or "") if own else name.strip("/").partition("/")[::2]
     table = find_table(table_name, folder)
     if not row_id:
         return table, table.rows

@@ -11,8 +11,15 @@ from eql_d2.engine.ledger.identity import plain_config
 from eql_d2.engine.ledger.reading import read_entry
 from eql_d2.errors import UserError
 from eql_d2.reproduction.local import dry_run
-from eql_d2.reproduction.planned_runs import command_of, finished_runs, plan, state_of
-from eql_d2.reproduction.tables import find_table
+from eql_d2.reproduction.planned_runs import (
+    command_of,
+    finished_runs,
+    name_with_changes,
+    plan,
+    split_changes,
+    state_of,
+)
+from eql_d2.reproduction.tables import find_rows, find_table
 from tests.conftest import ROOT
 from tests.ledger_entries import made_up_entry
 
@@ -122,11 +129,10 @@ def test_commands_build_the_configs_that_the_plan_says(mini_plan):
     from eql_d2.engine.ledger.identity import config_hash
 
     lines = dry_run(mini_plan[0], OUTPUT, None)
-    assert len(lines) == len(mini_plan[0])
-    for line, run in zip(lines, mini_plan[0], strict=True):
-        name, _, command = line.partition(": ")
+    assert len(lines) == 2 * len(mini_plan[0])
+    for name, command, run in zip(lines[::2], lines[1::2], mini_plan[0], strict=True):
         python, tool, *arguments = shlex.split(command)
-        assert (name, python, tool) == (run.name, "python", str(ROOT / "tools" / "train_net.py"))
+        assert (name, python, tool) == (f"# {run.name}", "python", str(ROOT / "tools" / "train_net.py"))
         args = default_argument_parser().parse_args(arguments)
         cfg = load_config(args.config_file, args.opts)
         assert config_hash(plain_config(cfg)) == run.recipe.hash
@@ -141,9 +147,79 @@ def test_tool_names_mistakes_in_a_sentence(mini_root, reproduce):
         reproduce(["run", "mini/gone"])
 
 
+CHANGES = ["SOLVER.BASE_LR", "0.01", "MODEL.LONG_TAIL.EQL.LAMBDA", "0.5"]
+
+
+def test_changes_are_of_the_row_alone_and_have_a_folder_of_their_own(mini_root):
+    table = find_table("mini")
+    rows = [table.by_id["bags"]]
+    runs, _ = plan(table, rows, [0], OUTPUT, changes=CHANGES)
+    first, second = runs
+    assert first.name == "mini/softmax/seed_0"  # with no change
+    assert first.recipe.hash == plan(table, rows, [0], OUTPUT)[0][0].recipe.hash
+    assert second.name == "mini/bags@SOLVER.BASE_LR=0.01@EQL.LAMBDA=0.5/seed_0"
+    assert (second.recipe.cfg.SOLVER.BASE_LR, second.recipe.cfg.MODEL.LONG_TAIL.EQL.LAMBDA) == (0.01, 0.5)
+    assert second.before == first
+    command = command_of(second, "new", num_gpus=1, weights=Path("w.pth"))
+    assert command[command.index("MODEL.WEIGHTS") + 1] == "w.pth"
+    # A value that the row has anyway makes no other training.
+    same, _ = plan(table, rows, [0], OUTPUT, changes=["SOLVER.MAX_ITER", "2"])
+    assert [run.name for run in same] == ["mini/softmax/seed_0", "mini/bags/seed_0"]
+
+
+def test_a_long_name_of_changes_is_cut_and_stays_apart():
+    changes = [word for number in range(9) for word in (f"SOLVER.A_RATHER_LONG_KEY_{number}", "('a', 'b/c')")]
+    names = {name_with_changes("row", changes[:-2] + ["SOLVER.LAST", last]) for last in ("1", "2")}
+    assert len(names) == 2 and all(len(name) <= 120 and "/" not in name for name in names)
+
+
+def test_what_is_the_machines_changes_no_training():
+    changes, of_machine = split_changes(["MODEL.DEVICE", "cpu", *CHANGES, "DATALOADER.NUM_WORKERS", "0"])
+    assert (changes, of_machine) == (CHANGES, ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0"])
+    with pytest.raises(UserError, match=r"--opts SEED is not taken: folders and seeds follow from"):
+        split_changes(["SEED", "3"])
+    with pytest.raises(UserError, match=r"is not of the form KEY VALUE"):
+        split_changes(["SOLVER.BASE_LR"])
+
+
+OWN_TABLE = """
+title: Mine
+seeds: [0, 1, 2]
+rows:
+- {id: softmax, method: Softmax, config: mine.yaml}
+- {id: eql, method: EQL, config: mine.yaml, overrides: [SOLVER.MAX_ITER, 3], sweep: {
+    MODEL.LONG_TAIL.EQL.LAMBDA: [0.1, 0.2], MODEL.ROI_BOX_HEAD.PREDICTOR: [EQLPredictor]}}
+"""
+
+
+def test_a_table_of_ones_own_in_any_folder(mini_root, reproduce, capsys):
+    folder = mini_root / "elsewhere"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text(f"_BASE_: {mini_root / 'configs' / 'tiny.yaml'}\n")
+    (folder / "table.yaml").write_text(OWN_TABLE)
+    table, rows = find_rows("elsewhere/table.yaml")
+    assert [row.id for row in rows] == ["softmax", "eql_0.1_EQLPredictor", "eql_0.2_EQLPredictor"]
+    assert rows[1].method == "EQL (LAMBDA 0.1, PREDICTOR EQLPredictor)"
+    runs, left_out = plan(table, rows, table.seeds, OUTPUT)
+    assert len(runs) == 9 and not left_out
+    cfg = runs[-1].recipe.cfg
+    assert (cfg.SOLVER.MAX_ITER, cfg.MODEL.LONG_TAIL.EQL.LAMBDA) == (3, 0.2)
+    reproduce(["run", "elsewhere/table.yaml/eql_0.1_EQLPredictor", "--seeds", "5", "--dry-run"])
+    name, command = capsys.readouterr().out.splitlines()
+    assert name == "# table/eql_0.1_EQLPredictor/seed_5"
+    assert f"--config-file {Path('elsewhere', 'mine.yaml')} " in command
+    with pytest.raises(UserError, match=r"Table table has no row eq; did you mean eql_"):
+        find_rows("elsewhere/table.yaml/eq")
+    with pytest.raises(UserError, match=r"elsewhere/table.yaml is no table of configs/tables; job scripts need"):
+        reproduce(["jobs", "elsewhere/table.yaml", "--scheduler", "slurm"])
+    (folder / "table.yaml").write_text("rows: [{id: a, config: mine.yaml, sweep: {KEY: 3}}]")
+    with pytest.raises(UserError, match=r"Row table/a has a sweep that is not of the form KEY: \[value, value\]"):
+        find_rows("elsewhere/table.yaml")
+
+
 @pytest.mark.slow
 def test_rows_train_resume_and_are_collected(mini_root, reproduce, capsys):
-    more = ["--output", "out", "--seeds", "0", "--opts", "SOLVER.CHECKPOINT_PERIOD", "2"]
+    more = ["--output", "out", "--seeds", "0", "--opts", "ENGINE.STOP_GRACE", "20"]
     reproduce(["run", "mini/bags", *more])
     first, second = read_entry("out/mini/softmax/seed_0"), read_entry("out/mini/bags/seed_0")
     assert first["first_stage"] is None

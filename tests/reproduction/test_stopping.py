@@ -43,7 +43,8 @@ def test_a_stopped_tool_stops_its_run(mini_root, number, num_processes):
         command, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     )
     try:
-        console = output / "mini" / "eql" / "seed_0" / "console.log"
+        name = "eql@SOLVER.MAX_ITER=100000@SOLVER.CHECKPOINT_PERIOD=100000"
+        console = output / "mini" / name / "seed_0" / "console.log"
         wait_until(lambda: console.exists() and "Starting training from iteration" in console.read_text())
         assert len(others_working_in(mini_root)) >= 2 * num_processes
         process.send_signal(number)

@@ -1,6 +1,7 @@
 """What has to be right of a dataset before training or evaluation starts."""
 
 import logging
+from pathlib import Path
 
 from detectron2.data import MetadataCatalog
 
@@ -43,6 +44,12 @@ def check_dataset(name: str, ignore_defects: bool = False, evaluated: bool = Fal
                 "describe it under DATASETS.CUSTOM, or leave it out of DATASETS.TEST."
             )
         return
+    described_in = metadata.get("described_in")
+    if described_in and not Path(metadata.image_root).is_dir() and Path(metadata.json_file).exists():
+        raise UserError(
+            f"Image folder {metadata.image_root} does not exist; it is the images of dataset {name} in {described_in}: "
+            "correct it there, or put the images in their place."
+        )
     check_files_exist(metadata.json_file, metadata.image_root)
     if metadata.get("ignore_regions"):
         open_annotations(metadata.ignore_regions)
@@ -54,7 +61,8 @@ def check_dataset(name: str, ignore_defects: bool = False, evaluated: bool = Fal
     if missing and (evaluated or not ignore_defects):  # metrics on a part of the set would be of another set
         error = defects_error(metadata.json_file, [missing], ignorable=not evaluated)
         if error:
-            raise error
+            place = f" (the images of dataset {name} in {described_in})" if described_in else ""
+            raise UserError(f"{str(error).removesuffix('.')}{place}.")
     if ignore_defects:
         ignore_defects_of(name)
     if evaluated:
