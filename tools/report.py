@@ -8,9 +8,10 @@ functions, long tail); and the detections of two runs on the same images, with
 errors coloured. What a run lacks is left out, and the page says why.
 
 Examples:
+    python tools/report.py --runs benchmarks/ledger --output methods.html
     python tools/report.py --runs output/demo/eql output/demo/softmax
-    python tools/report.py --runs benchmarks/ledger --tables emoji_benchmark \\
-        --output methods.html
+    python tools/report.py --runs benchmarks/ledger --baseline sigmoid \\
+        --series eql eqlv2
 
 Single figures as files: tools/figures.py.
 """
@@ -48,6 +49,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=float,
         help="show detections of at least this score (default: as many as an image has objects)",
     )
+    parser.add_argument(
+        "--baseline", default="", metavar="RUN", help="row or run to compare with (default: softmax, else the first)"
+    )
+    parser.add_argument(
+        "--series", nargs="+", default=(), metavar="RUN", help="rows or runs that figures show beside the baseline"
+    )
     args = parser.parse_args(argv)
     if args.images < 0:
         parser.error(f"--images is {args.images}; it must not be negative")
@@ -64,7 +71,15 @@ def main(argv: list[str] | None = None) -> None:
     for sentence in skipped:
         print(sentence)
     tables = tables_of(args.runs, args.tables, args.scale)
-    page = report_page(runs, skipped, tables=tables, gallery_images=args.images, score_threshold=args.score_threshold)
+    page = report_page(
+        runs,
+        skipped,
+        tables=tables,
+        gallery_images=args.images,
+        score_threshold=args.score_threshold,
+        baseline=args.baseline,
+        series=args.series,
+    )
     try:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(page, encoding="utf-8")

@@ -44,8 +44,8 @@ PAPER_PALETTE = Palette(
     "#1c1e21",
     "#d8dade",
     "#2456b3",
-    {"r": "#c2410c", "c": "#a17c00", "f": "#15803d"},
-    ("#2456b3", "#d9480f", "#12805c", "#8b3fb0", "#946200", "#5a6068"),
+    {"r": "#c2410c", "c": "#7f6200", "f": "#15803d"},
+    ("#0072b2", "#d55e00", "#009e73", "#aa3377", "#8a6d00", "#5a6068"),  # after Okabe and Ito
 )
 _VARIABLES = {
     PAGE_PALETTE.ink: "--ink",
@@ -108,8 +108,7 @@ def plain_number(value: float, _: float) -> str:
 
 
 def _drawn(draw: Draw, palette: Palette) -> Figure:
-    figure = Figure(_SIZE)
-    figure.subplots_adjust(left=0.13, right=0.985, bottom=0.145, top=0.97)
+    figure = Figure(_SIZE, layout="constrained")  # no label is cut
     figure.patch.set_visible(palette is PAPER_PALETTE)
     axes = figure.subplots()
     axes.patch.set_visible(False)

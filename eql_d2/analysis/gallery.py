@@ -50,7 +50,7 @@ def gallery(
     dataset: str,
     num_images: int = 8,
     score_threshold: float | None = None,
-    side: int = 420,
+    side: int = 640,
 ) -> str:
     """The same images with the detections of each run, as HTML.
 
@@ -77,6 +77,7 @@ def gallery(
     ]
     shape = "one" if len(runs) == 1 else "two"
     rows: list[str] = []
+    alone: list[str] = []
     totals: list[Counter[str]] = [Counter() for _ in runs]
     for image_id in chosen:
         path = image_root / paths[image_id]
@@ -89,10 +90,15 @@ def gallery(
             picture, counts = _judged_picture(pixels, truth, image_id, of_run.of_image(image_id), score_threshold, side)
             total.update(counts)
             cells.append(_figure(picture, f"{run.name}, image {image_id}", counts))
-        rows.append(f'<div class="pair {shape}">{"".join(cells)}</div>')
+        if len(runs) == 1:
+            alone += cells
+        else:
+            rows.append(f'<div class="pair {shape}">{"".join(cells)}</div>')
     heads = "".join(
         f"<p><b>{html.escape(run.name)}</b><br>{_told(total)}</p>" for run, total in zip(runs, totals, strict=True)
     )
+    if alone:
+        return f'{heads}<div class="pair one">{"".join(alone)}</div>'
     return f'<div class="pair {shape}">{heads}</div>{"".join(rows)}'
 
 
@@ -169,7 +175,7 @@ def _figure(picture: np.ndarray, title: str, counts: Counter) -> str:
     height, width = picture.shape[:2]
     text = html.escape(f"{title}: {_told(counts)}")
     image = f'<img src="{source}" width="{width}" height="{height}" alt="{text}">'
-    button = f'<button type="button" class="enlarge" title="larger or smaller">{image}</button>'
+    button = f'<button type="button" class="enlarge" title="full size">{image}</button>'
     return f"<figure>{button}<figcaption>{text}</figcaption></figure>"
 
 

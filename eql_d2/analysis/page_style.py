@@ -5,7 +5,7 @@ PAGE_STYLE = """
   color-scheme: light dark;
   --paper: #fcfcfb; --ink: #1c1e21; --soft: #5a6068; --line: #d8dade; --panel: #f1f2f3;
   --mark: #2456b3; --defect: #b3261e; --remark: #8a5a00; --fine: #1d7a3e;
-  --group-r: #c2410c; --group-c: #a17c00; --group-f: #15803d;
+  --group-r: #c2410c; --group-c: #7f6200; --group-f: #15803d;
 }
 @media (prefers-color-scheme: dark) {
   :root {

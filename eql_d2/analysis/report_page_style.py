@@ -2,13 +2,14 @@
 
 REPORT_STYLE = """
 :root {
-  --series-1: #2456b3; --series-2: #d9480f; --series-3: #12805c;
-  --series-4: #8b3fb0; --series-5: #946200; --series-6: #5a6068;
+  --series-1: #0072b2; --series-2: #d55e00; --series-3: #009e73;
+  --series-4: #aa3377; --series-5: #8a6d00; --series-6: #5a6068;
 }
+body { max-width: 110rem; }
 @media (prefers-color-scheme: dark) {
   :root {
-    --series-1: #7eaaf5; --series-2: #ff9a62; --series-3: #58cfa2;
-    --series-4: #d29bf0; --series-5: #e3b75a; --series-6: #a3a9b1;
+    --series-1: #56b4e9; --series-2: #ff9a62; --series-3: #58cfa2;
+    --series-4: #e29ac6; --series-5: #e3b75a; --series-6: #a3a9b1;
   }
 }
 nav a { margin-right: 1rem; color: var(--mark); }
@@ -25,6 +26,8 @@ nav a { margin-right: 1rem; color: var(--mark); }
 .sortable th button::after { content: ""; display: inline-block; width: .9em; text-align: center; }
 .sortable th[aria-sort="ascending"] button::after { content: "▴"; }
 .sortable th[aria-sort="descending"] button::after { content: "▾"; }
+.sortable th, .sortable td { vertical-align: baseline; }
+.sortable td .change { color: var(--soft); font-size: .85rem; }
 .sortable th:first-child, .sortable td:first-child {
   position: sticky; left: 0; z-index: 1; background: var(--paper); min-width: clamp(7rem, 28vw, 13rem);
   max-width: 18rem; line-height: 1.3;
@@ -40,12 +43,21 @@ tr[hidden] { display: none; }
 .figures h3 { margin-bottom: .2rem; }
 .figures table { margin-top: .4rem; font-size: .92rem; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(0, 26.5rem)); gap: .6rem 1rem; margin: 1rem 0; }
-.pair.one { grid-template-columns: minmax(0, 26.5rem); }
-.pair.two { grid-template-columns: repeat(2, minmax(0, 26.5rem)); }
-.pair.large { grid-template-columns: minmax(0, 64rem); }
+.pair.one { grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); align-items: end; }
+.pair.two { grid-template-columns: repeat(2, minmax(0, 40rem)); }
 .pair img { display: block; width: 100%; height: auto; }
 .enlarge { all: unset; display: block; width: 100%; cursor: zoom-in; }
-.large .enlarge { cursor: zoom-out; }
+dialog.picture {
+  margin: auto; padding: 0; border: 0; max-width: 100vw; max-height: 100vh; overflow: auto; background: var(--paper);
+  color: var(--ink);
+}
+dialog.picture::backdrop { background: rgb(0 0 0 / .75); }
+dialog.picture img { display: block; width: auto; height: auto; max-width: none; }
+dialog.picture p { margin: .3rem .6rem; position: sticky; left: .6rem; max-width: min(46rem, 92vw); }
+dialog.picture button {
+  position: sticky; top: 0; left: 0; font: inherit; padding: .4rem .8rem; color: inherit; background: var(--panel);
+  border: 1px solid var(--line);
+}
 .enlarge:focus-visible { outline: 2px solid var(--mark); outline-offset: 2px; }
 .pair p { margin: 0; }
 .legend { list-style: none; padding: 0; margin: .5rem 0; display: grid; gap: .2rem; font-size: .92rem; }
@@ -57,7 +69,7 @@ tr[hidden] { display: none; }
   .sortable th:first-child, .sortable td:first-child { max-width: 8.5rem; }
   .sortable th, .sortable td { padding-right: .5rem; }
   .sortable th button::after { width: .7em; }
-  .pair.two:not(.large) { gap: .4rem; }
+  .pair.two { gap: .4rem; }
   .pair figcaption { font-size: .78rem; line-height: 1.3; }
 }
 """
@@ -88,9 +100,17 @@ REPORT_SCRIPT = """
       body.append(...rows);
     }));
   }
+  const dialog = document.querySelector("dialog.picture");
   for (const button of document.querySelectorAll("button.enlarge")) {
-    button.addEventListener("click", () => button.closest(".pair").classList.toggle("large"));
+    button.addEventListener("click", () => {
+      const picture = button.querySelector("img"), shown = dialog.querySelector("img");
+      shown.src = picture.src;
+      shown.alt = picture.alt;
+      dialog.querySelector("p").textContent = picture.alt;
+      dialog.showModal();
+    });
   }
+  dialog?.addEventListener("click", () => dialog.close());
   const field = document.getElementById("filter"), told = document.getElementById("matches");
   if (!field) return;
   const rows = tables.flatMap(table => [...table.tBodies[0].rows]);

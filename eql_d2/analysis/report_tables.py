@@ -97,6 +97,31 @@ def sortable_table(
     )
 
 
+def say_once(sentences: Sequence[str], names: Sequence[str], most_named: int = 3) -> list[str]:
+    """Sentences that differ by the name of a run alone become one.
+
+    Args:
+        sentences: plain texts, as "NAME: the ledger entry of NAME has no …".
+        names: of the runs.
+        most_named: names that such a sentence holds; more are counted.
+    """
+    longest_first = sorted(set(names), key=len, reverse=True)
+    grouped: dict[str, list[tuple[str, str]]] = {}
+    for sentence in sentences:
+        name = next((name for name in longest_first if f"{name}:" in sentence), "")
+        pattern = sentence.replace(name, "\0") if name else sentence
+        grouped.setdefault(pattern, []).append((name, sentence))
+    said = []
+    for pattern, found in grouped.items():
+        if len(found) == 1 or not found[0][0]:
+            said.append(found[0][1])
+            continue
+        shown = ", ".join(name for name, _ in found[:most_named])
+        more = f" and {len(found) - most_named} more" if len(found) > most_named else ""
+        said.append(pattern.replace("\0:", f"{shown}{more}:", 1).replace("\0", "each"))
+    return said
+
+
 def remarks(sentences: Sequence[str]) -> str:
     """Sentences of plain text as a list."""
     if not sentences:

@@ -9,9 +9,11 @@ from matplotlib.axes import Axes
 
 from eql_d2.analysis.charts import Palette, plain_number
 from eql_d2.analysis.dataset_pictures import GROUP_NAMES
+from eql_d2.analysis.smooth_trend import WIDTH_OF_COUNTS, WIDTH_OF_RANKS, trend_with_band
 from eql_d2.losses.equalization import THRESHOLD_FUNCTIONS
 
 MOST_DOTS = 600
+TREND_POINTS = 121
 _LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 
 
@@ -22,11 +24,13 @@ class Series(NamedTuple):
         label: for the legend.
         x: (n,).
         y: (n,), NaN where there is none.
+        seeds: (S, n), the values of which y is the mean; None of a single run.
     """
 
     label: str
     x: np.ndarray
     y: np.ndarray
+    seeds: np.ndarray | None = None
 
 
 def draw_by_rank(
@@ -44,12 +48,17 @@ def draw_by_rank(
         ylabel: what the numbers are.
         logarithmic: whether the y axis is.
     """
+    group_bands(axes, palette, groups)
+    _draw_classes(axes, palette, series, logarithmic, by_count=False)
+    axes.set(xlim=(-0.5, len(groups) - 0.5), xlabel="classes, the most frequent first", ylabel=ylabel)
+
+
+def group_bands(axes: Axes, palette: Palette, groups: str) -> None:
+    """Bands of the groups r, c, f behind ranks of classes, the most frequent first."""
     for letter in GROUP_NAMES:
         ranks = [rank for rank, group in enumerate(groups) if group == letter]
         if ranks:
             _band(axes, palette, letter, min(ranks) - 0.5, max(ranks) + 0.5, (min(ranks) + max(ranks)) / 2)
-    _draw_classes(axes, palette, series, logarithmic)
-    axes.set(xlim=(-0.5, len(groups) - 0.5), xlabel="classes, the most frequent first", ylabel=ylabel)
 
 
 def draw_by_count(axes: Axes, palette: Palette, series: Sequence[Series], groups: str, ylabel: str) -> None:
@@ -58,7 +67,7 @@ def draw_by_count(axes: Axes, palette: Palette, series: Sequence[Series], groups
     for letter, low, high in (("r", 0.6, 10.5), ("c", 10.5, 100.5), ("f", 100.5, most)):
         if letter in groups:
             _band(axes, palette, letter, low, high, (low * high) ** 0.5)
-    _draw_classes(axes, palette, [one._replace(x=np.maximum(one.x, 0.7)) for one in series], False)
+    _draw_classes(axes, palette, [one._replace(x=np.maximum(one.x, 0.7)) for one in series], False, by_count=True)
     axes.set(xscale="log", xlim=(0.6, most if "f" in groups else 101), ylabel=ylabel)
     axes.set_xlabel("training images with the class")
     axes.xaxis.set_major_formatter(plain_number)
@@ -106,20 +115,16 @@ def draw_thresholds(
     _legend(axes)
 
 
-def moving_median(values: np.ndarray, window: int) -> np.ndarray:
-    """(n,) median of the up to ``window`` values around each, NaN left out; NaN where there are only such."""
-    half = window // 2
-    parts = (values[max(0, place - half) : place + half + 1] for place in range(len(values)))
-    return np.array([np.median(kept) if len(kept := part[~np.isnan(part)]) else np.nan for part in parts])
-
-
-def _draw_classes(axes: Axes, palette: Palette, series: Sequence[Series], logarithmic: bool) -> None:
-    """A dot a class, unless they are too many, and the moving median as a line."""
+def _draw_classes(axes: Axes, palette: Palette, series: Sequence[Series], logarithmic: bool, by_count: bool) -> None:
+    """A dot a class, unless they are too many, and the trend with its band as a line."""
     if logarithmic:
         positive = np.concatenate([one.y[one.y > 0] for one in series])
         low, high = (positive.min() / 3, positive.max() * 2) if len(positive) else (0.1, 1.0)
         axes.set(yscale="log", ylim=(low, high))
-        series = [one._replace(y=np.maximum(one.y, low)) for one in series]  # NaN stays
+        series = [  # NaN stays
+            one._replace(y=np.maximum(one.y, low), seeds=None if one.seeds is None else np.maximum(one.seeds, low))
+            for one in series
+        ]
     dots = sum(len(one.x) for one in series) <= MOST_DOTS
     for number, one in enumerate(series):
         color, line = palette.series[number % len(palette.series)], _LINES[number % len(_LINES)]
@@ -127,15 +132,33 @@ def _draw_classes(axes: Axes, palette: Palette, series: Sequence[Series], logari
             # On an edge of the axes, too: a class at zero is not to be cut in half.
             style: dict[str, Any] = {"s": 9, "color": color, "alpha": 0.55, "linewidths": 0, "clip_on": False}
             axes.scatter(one.x, one.y, **style)
-        middle = moving_median(one.y, max(5, len(one.x) // 12))
-        axes.plot(one.x, middle, color=color, linestyle=line, linewidth=2, label=one.label)
+        at, middle, spread = _trend(one, logarithmic, by_count)
+        axes.plot(at, middle, color=color, linestyle=line, linewidth=2, label=one.label)
+        if spread is not None:
+            axes.fill_between(at, *spread, color=color, alpha=0.2, linewidth=0)
+    if not logarithmic:
+        axes.set_ylim(bottom=0)
     axes.grid(axis="y", linewidth=0.5)
     _legend(axes)
 
 
+def _trend(
+    one: Series, logarithmic: bool, by_count: bool
+) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
+    """Places, the smooth mean there, and the edges of its band if there are several seeds; as drawn."""
+    x = np.log10(one.x) if by_count else one.x
+    at = np.linspace(x.min(), x.max(), TREND_POINTS) if len(x) > 1 else x
+    width = WIDTH_OF_COUNTS if by_count else max(1.0, WIDTH_OF_RANKS * len(x))
+    of_seeds = one.y[None] if one.seeds is None else one.seeds
+    mean, deviation = trend_with_band(x, np.log(of_seeds) if logarithmic else of_seeds, at, width)
+    shown = np.exp if logarithmic else np.asarray
+    places = 10**at if by_count else at
+    several = len(of_seeds) > 1
+    return places, shown(mean), (shown(mean - deviation), shown(mean + deviation)) if several else None
+
+
 def _band(axes: Axes, palette: Palette, letter: str, low: float, high: float, middle: float) -> None:
     axes.axvspan(low, high, color=palette.groups[letter], alpha=0.14, linewidth=0)
-    axes.figure.subplots_adjust(top=0.93)  # room for the names above
     place: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom", "fontsize": 8.5}
     axes.text(middle, 1.0, GROUP_NAMES[letter], color=palette.ink, **place)
 

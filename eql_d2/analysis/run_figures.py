@@ -4,7 +4,7 @@ import html
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,13 +12,14 @@ from eql_d2.analysis.charts import Draw
 from eql_d2.analysis.class_values import MIN_IOU, positive_scores, weight_norms
 from eql_d2.analysis.dataset_pictures import GROUP_NAMES, draw_long_tail
 from eql_d2.analysis.finished_runs import FinishedRun, Values
+from eql_d2.analysis.report_tables import say_once
 from eql_d2.analysis.run_charts import Series, draw_by_count, draw_by_rank, draw_losses, draw_thresholds
 from eql_d2.errors import UserError
 
 PAPER_LAMBDA = 0.00177
 _LINE = (
-    "Dots are classes (left out where they are too many), the line their moving median; runs that differ by the "
-    "seed are averaged."
+    "Dots are classes (left out where they are too many), the line their smooth mean (Gaussian weights); runs that "
+    "differ by the seed are averaged, and the band is one standard deviation of their lines."
 )
 
 
@@ -31,6 +32,7 @@ class RunFigure(NamedTuple):
         draw: draws it.
         group_means: a row a series: its label and the means over rare, common and frequent classes.
         left_out: a sentence for each run that is not in it.
+        digits: of the means after the point; None is three significant ones.
     """
 
     title: str
@@ -38,6 +40,7 @@ class RunFigure(NamedTuple):
     draw: Draw
     group_means: list[tuple[str, list[float]]]
     left_out: list[str]
+    digits: int | None = None
 
 
 def gradient_ratio(runs: Sequence[FinishedRun]) -> RunFigure:
@@ -83,7 +86,8 @@ def ap_by_frequency(runs: Sequence[FinishedRun], task: str) -> RunFigure:
         return {_of_dataset(run, name): run.class_ap(name, task) for name in run.cfg.DATASETS.TEST}
 
     draw = partial(draw_by_count, ylabel=f"{kind} AP in %")
-    return _of_classes(runs, read, f"{kind.capitalize()} AP against frequency", caption, draw, against_count=True)
+    title = f"{kind.capitalize()} AP against frequency"
+    return _of_classes(runs, read, title, caption, draw, against_count=True, digits=1)
 
 
 def losses(runs: Sequence[FinishedRun], part: str) -> RunFigure:
@@ -100,14 +104,14 @@ def losses(runs: Sequence[FinishedRun], part: str) -> RunFigure:
             found.setdefault((run.row, tuple(curve["iteration"])), []).append(table.sum(axis=0))
         except UserError as error:
             left_out.append(f"{run.name}: {error}")
-    labels = _labels(row for row, _ in found)
+    labels = labels_of(row for row, _ in found)
     series = [
         Series(_of_seeds(labels[row], len(curves)), np.array(iterations), np.mean(curves, axis=0))
         for (row, iterations), curves in found.items()
     ]
     what = {"total_loss": "Total loss", "loss_cls": "Classification loss"}[part]
     if not found:
-        raise UserError(" ".join(left_out))
+        raise UserError(" ".join(say_once(left_out, [run.name for run in runs])))
     caption = "As logged: the median over 20 iterations. Losses of different methods are not on one scale."
     draw = partial(draw_losses, series=series, ylabel=what.lower())
     return RunFigure(f"{what} in training", caption, draw, [], left_out)
@@ -167,9 +171,10 @@ FIGURES: dict[str, Callable[[Sequence[FinishedRun]], RunFigure]] = {
 
 def group_means_table(figure: RunFigure) -> str:
     """The means over groups as rows of an HTML table."""
+    lines = [(label, [_short(mean, figure.digits) for mean in means]) for label, means in figure.group_means]
     rows = "".join(
-        f"<tr><td>{html.escape(label)}</td>{''.join(f'<td class=number>{_short(mean)}</td>' for mean in means)}</tr>"
-        for label, means in figure.group_means
+        f"<tr><td>{html.escape(label)}</td>{''.join(f'<td class=number>{text}</td>' for text in texts)}</tr>"
+        for label, texts in lines
     )
     heads = "".join(f'<th class="number group-{letter}">{name}</th>' for letter, name in GROUP_NAMES.items())
     return (
@@ -177,15 +182,40 @@ def group_means_table(figure: RunFigure) -> str:
     )
 
 
-def _of_classes(
-    runs: Sequence[FinishedRun],
-    read: Callable[[FinishedRun], dict[str, Values]],
-    title: str,
-    caption: str,
-    draw: Callable[..., None],
-    against_count: bool = False,
-) -> RunFigure:
-    """A figure of a number of each class, runs that differ by the seed averaged; all must have the first's classes."""
+class OfClasses(NamedTuple):
+    """Numbers of the classes of runs, those that differ by the seed together.
+
+    Attributes:
+        classes: records of the classes, the most frequent first.
+        values: (row, part) → (S, K) of the row's seeds, NaN where there is none; a part is e.g. a test set.
+        left_out: a sentence for each run that is not in it.
+    """
+
+    classes: list[dict[str, Any]]
+    values: dict[tuple[str, str], np.ndarray]
+    left_out: list[str]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What the rows are called, with the number of their seeds."""
+        names = labels_of(row for row, _ in self.values)
+        return {row: _of_seeds(names[row], len(table)) for (row, _), table in self.values.items()}
+
+    def mean(self, row: str, part: str = "") -> np.ndarray:
+        """(K,) mean over the seeds that know a class."""
+        return _mean_known(self.values[row, part])
+
+
+def of_classes(runs: Sequence[FinishedRun], read: Callable[[FinishedRun], dict[str, Values]]) -> OfClasses:
+    """Read a number of each class of runs; all must have the classes of the first that has any.
+
+    Args:
+        runs: the runs.
+        read: part → category id → number, of a run.
+
+    Raises:
+        UserError: no run has any.
+    """
     found: dict[tuple[str, str], list[Values]] = {}
     left_out: list[str] = []
     first: FinishedRun | None = None
@@ -201,21 +231,40 @@ def _of_classes(
         except UserError as error:
             left_out.append(f"{run.name}: {error}")
     if first is None:
-        raise UserError(" ".join(left_out))
+        raise UserError(" ".join(say_once(left_out, [run.name for run in runs])))
     classes = first.classes
-    groups = "".join(record["frequency"] for record in classes)
-    x = np.array([record["image_count"] for record in classes]) if against_count else np.arange(len(classes))
-    columns, labels = [], _labels(row for row, _ in found)
-    for (row, part), of_seeds in found.items():
-        table = np.array([[of.get(record["id"], math.nan) for record in classes] for of in of_seeds])
-        label = _of_seeds(labels[row], len(of_seeds))
-        columns.append((f"{label}, {part}" if part else label, _mean_known(table)))
-    series = [Series(label, x.astype(np.float64), values) for label, values in columns]
-    means = [(label, [_mean(values, groups, letter) for letter in GROUP_NAMES]) for label, values in columns]
-    return RunFigure(title, caption, partial(draw, series=series, groups=groups), means, left_out)
+    if not found:
+        raise UserError(f"{first.name} has no test set.")
+    tables = {
+        key: np.array([[of.get(record["id"], math.nan) for record in classes] for of in of_seeds])
+        for key, of_seeds in found.items()
+    }
+    return OfClasses(classes, tables, left_out)
 
 
-def _labels(rows: Iterable[str]) -> dict[str, str]:
+def _of_classes(
+    runs: Sequence[FinishedRun],
+    read: Callable[[FinishedRun], dict[str, Values]],
+    title: str,
+    caption: str,
+    draw: Callable[..., None],
+    against_count: bool = False,
+    digits: int | None = None,
+) -> RunFigure:
+    """A figure of a number of each class."""
+    found = of_classes(runs, read)
+    groups = "".join(record["frequency"] for record in found.classes)
+    x = np.array([record["image_count"] for record in found.classes]) if against_count else np.arange(len(groups))
+    series, means = [], []
+    for (row, part), table in found.values.items():
+        label = f"{found.labels[row]}, {part}" if part else found.labels[row]
+        values = found.mean(row, part)
+        series.append(Series(label, x.astype(np.float64), values, table))
+        means.append((label, [_mean(values, groups, letter) for letter in GROUP_NAMES]))
+    return RunFigure(title, caption, partial(draw, series=series, groups=groups), means, found.left_out, digits)
+
+
+def labels_of(rows: Iterable[str]) -> dict[str, str]:
     """Names without the folder, where all of several are in one."""
     names = list(dict.fromkeys(rows))
     in_one = len(names) > 1 and len({name.rpartition("/")[0] for name in names}) == 1
@@ -254,7 +303,9 @@ def _mean(values: np.ndarray, groups: str, letter: str) -> float:
     return float(members.mean()) if len(members) else math.nan
 
 
-def _short(value: float) -> str:
+def _short(value: float, digits: int | None = None) -> str:
     if math.isnan(value):
         return "–"
+    if digits is not None:
+        return f"{value:.{digits}f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"

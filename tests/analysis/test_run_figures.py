@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from eql_d2.analysis.charts import PAPER_PALETTE, page_figure, save_figure
 from eql_d2.analysis.class_values import positive_scores, weight_norms
 from eql_d2.analysis.finished_runs import FinishedRun, find_runs
-from eql_d2.analysis.run_charts import moving_median
 from eql_d2.analysis.run_figures import FIGURES
+from eql_d2.analysis.smooth_trend import smooth_mean, trend_with_band
 from eql_d2.errors import UserError
 from tests.analysis.made_up_run import (
     AP,
@@ -184,10 +184,23 @@ def test_long_tail(run):
     assert next(iter(drawn_lines(FIGURES["long-tail"]([run])).values()))[1].tolist() == [200, 40, 3, 1]
 
 
-def test_moving_median():
-    values = np.array([1.0, 9.0, np.nan, 4.0, 2.0])
-    assert moving_median(values, 3).tolist() == [5, 5, 6.5, 3, 3]
-    assert np.isnan(moving_median(np.array([np.nan, np.nan]), 3)).all()
+def test_the_smooth_mean_is_a_weighted_mean():
+    x, y = np.array([0.0, 1.0, 2.0, 50.0]), np.array([4.0, np.nan, 1.0, 9.0])
+    near, far = smooth_mean(x, y, np.array([1.0, 20.0]), width=1.0)
+    assert near == pytest.approx(2.5)  # 0 and 2 weigh alike, 1 is unknown, 50 is too far
+    assert np.isnan(far)
+    (at_zero,) = smooth_mean(x, y, np.array([0.0]), width=1.0)
+    weights = [1.0, math.exp(-2.0)]
+    assert at_zero == pytest.approx((4 * weights[0] + 1 * weights[1]) / sum(weights))
+
+
+def test_the_band_is_the_spread_of_the_seeds():
+    x = np.arange(5.0)
+    of_seeds = np.array([np.full(5, 1.0), np.full(5, 2.0), np.full(5, 6.0)])
+    mean, deviation = trend_with_band(x, of_seeds, x, width=1.0)
+    assert mean == pytest.approx(np.full(5, 3.0))
+    assert deviation == pytest.approx(np.full(5, math.sqrt((4 + 1 + 9) / 2)))
+    assert trend_with_band(x, of_seeds[:1], x, 1.0)[1].tolist() == [0] * 5
 
 
 def test_a_run_with_other_classes_is_left_out(run, dataset):

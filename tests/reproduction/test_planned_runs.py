@@ -208,8 +208,8 @@ def test_a_table_of_ones_own_in_any_folder(mini_root, reproduce, capsys):
     name, command = capsys.readouterr().out.splitlines()
     assert name == "# table/eql_0.1_EQLPredictor/seed_5"
     assert f"--config-file {Path('elsewhere', 'mine.yaml')} " in command
-    with pytest.raises(UserError, match=r"Table table has no row eq; did you mean eql_"):
-        find_rows("elsewhere/table.yaml/eq")
+    with pytest.raises(UserError, match=r"Table elsewhere/table.yaml has no row softmx; did you mean softmax"):
+        find_rows("elsewhere/table.yaml/softmx")
     with pytest.raises(UserError, match=r"elsewhere/table.yaml is no table of configs/tables; job scripts need"):
         reproduce(["jobs", "elsewhere/table.yaml", "--scheduler", "slurm"])
     (folder / "table.yaml").write_text("rows: [{id: a, config: mine.yaml, sweep: {KEY: 3}}]")
