@@ -22,8 +22,8 @@ Examples:
     python tools/check_dataset.py --annotations train.json
     python tools/check_dataset.py --annotations train.json --images photos \\
         --val val.json
-    python tools/check_dataset.py --annotations lvis_v1_train.json --images coco \\
-        --val lvis_v1_val.json --no-decode
+    python tools/check_dataset.py --annotations lvis_v1_train.json \\
+        --images coco --val lvis_v1_val.json --no-decode
 """
 
 import argparse

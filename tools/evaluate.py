@@ -48,8 +48,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--export", metavar="FILE", help="with --rules openimages: write the results there in the challenge's CSV form"
     )
     counts = parser.add_mutually_exclusive_group()
-    counts.add_argument("--train-annotations", help="annotation file whose image counts make the groups r, c, f")
-    counts.add_argument("--category-counts", help="file of such counts, in the form of datasets/metadata")
+    counts.add_argument("--train-annotations", metavar="FILE", help="whose image counts make the groups r, c, f")
+    counts.add_argument("--category-counts", metavar="FILE", help="such counts, in the form of datasets/metadata")
     parser.add_argument(
         "--thresholds",
         nargs=2,

@@ -30,7 +30,8 @@ def main(argv: list[str] | None = None) -> None:
     """Read the runs, write the figure and tell what it shows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder or ledger file")
-    parser.add_argument("--figure", required=True, choices=FIGURES, help="which figure")
+    text = f"which figure: {', '.join(FIGURES)}"
+    parser.add_argument("--figure", required=True, choices=FIGURES, metavar="NAME", help=text)
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="file to write")
     args = parser.parse_args(argv)
     runs, skipped = find_runs(args.runs)

@@ -8,7 +8,8 @@ train.device=cpu, --num-gpus N runs N processes on the CPU. Under torchrun or
 srun it joins the processes they started.
 
     python tools/lazyconfig_train_net.py \\
-        --config-file lazy/LVISv1/mask_rcnn_R50_FPN/eql.py train.output_dir=output/eql
+        --config-file lazy/LVISv1/mask_rcnn_R50_FPN/eql.py \\
+        train.output_dir=output/eql
 """
 
 import argparse
@@ -37,5 +38,5 @@ def start_options_of(args: argparse.Namespace) -> dict[str, Any]:
 
 if __name__ == "__main__":
     parser = default_argument_parser()
-    parser.description = __doc__
+    parser.description, parser.epilog = __doc__, None
     run_tool(main, parser, start_options_of)

@@ -25,7 +25,8 @@ from eql_d2.errors import UserError
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=PRESETS, default="demo", help="sizes to start from (default: demo)")
+    text = f"sizes to start from (default: demo): {', '.join(PRESETS)}"
+    parser.add_argument("--preset", choices=PRESETS, default="demo", metavar="NAME", help=text)
     parser.add_argument("--num-classes", type=int, help="3 to 1203")
     parser.add_argument("--train-images", type=int, dest="num_train_images")
     parser.add_argument("--val-images", type=int, dest="num_val_images")

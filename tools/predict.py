@@ -4,8 +4,8 @@ Writes into the folder OUTPUT
   pictures/          each image as a JPEG, each video as an MP4, with the masks,
                      boxes, names and scores of detections above --threshold
   results.json       all detections, also those below: a list in the LVIS format
-  images.json        what the image ids stand for (file, frame, picture), and the
-                     categories
+  images.json        what the image ids stand for (file, frame, picture), and
+                     the categories
   contact_sheet.jpg  all images at a glance, if there is more than one (100 of
                      them if there are more)
 

@@ -2,7 +2,7 @@
 
     python tools/reproduce.py list
     python tools/reproduce.py show eql_t2
-    python tools/reproduce.py run eql_t2/r014 --seeds 0 1 2   # --dry-run: show commands
+    python tools/reproduce.py run eql_t2/r014 --seeds 0 1 2   # or --dry-run
     python tools/reproduce.py run emoji_benchmark     # minutes a run on a CPU
     python tools/reproduce.py run eql_t2 --scale emoji         # on EmojiLVIS
     python tools/reproduce.py run my_table.yaml       # a table of one's own

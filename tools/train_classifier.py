@@ -29,5 +29,5 @@ def main(args: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = default_argument_parser()
-    parser.description = __doc__
+    parser.description, parser.epilog = __doc__, None
     run_tool(main, parser)

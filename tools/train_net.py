@@ -31,6 +31,6 @@ def main(args: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = default_argument_parser()
-    parser.description = __doc__
+    parser.description, parser.epilog = __doc__, None
     parser.add_argument("--ignore", action="store_true", help="leave out defective annotations and images, and go on")
     run_tool(main, parser)

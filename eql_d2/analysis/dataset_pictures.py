@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
 from eql_d2.analysis.charts import Palette, page_figure, plain_number
 from eql_d2.analysis.dataset_numbers import PAPER_LAMBDAS, by_frequency, tail_curve
@@ -43,6 +44,7 @@ def draw_long_tail(
         range(1, len(ranked) + 1), ranked, color=palette.mark, linewidth=2, marker="o" if len(ranked) < 30 else ""
     )
     axes.set(xscale="log", yscale="log", ylim=(0.7, top), xlabel="rank of the class", ylabel="images with the class")
+    axes.xaxis.set_minor_formatter(NullFormatter())  # of few classes it would say 2 × 10⁰
     axes.xaxis.set_major_formatter(plain_number)
     axes.yaxis.set_major_formatter(plain_number)
 

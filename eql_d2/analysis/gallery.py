@@ -50,7 +50,7 @@ def gallery(
     dataset: str,
     num_images: int = 8,
     score_threshold: float | None = None,
-    side: int = 640,
+    side: int = 480,
 ) -> str:
     """The same images with the detections of each run, as HTML.
 

@@ -25,7 +25,7 @@ def html_page(title: str, parts: Iterable[str], tool: str, *, style: str = "", s
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{PAGE_STYLE}{style}</style></head>"
     )
-    body = "\n".join([*parts, f'<p class="soft">{made}</p>'])
+    body = "\n".join([*parts, f'<footer class="soft">{made}</footer>'])
     ending = f"<script>{script}</script>\n" if script else ""
     return f"{head}\n<body>\n{body}\n{ending}</body></html>\n"
 

@@ -39,11 +39,12 @@ nav a { margin-right: 1rem; color: var(--mark); }
 .sortable th.number { text-align: right; }
 .sortable .better { color: var(--fine); } .sortable .worse { color: var(--defect); }
 tr[hidden] { display: none; }
+.columns > * { min-width: 0; }
 .figures > figure { margin: 1rem 0; min-width: 0; }
 .figures h3 { margin-bottom: .2rem; }
 .figures table { margin-top: .4rem; font-size: .92rem; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(0, 26.5rem)); gap: .6rem 1rem; margin: 1rem 0; }
-.pair.one { grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); align-items: end; }
+.pair.one { grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); align-items: end; }
 .pair.two { grid-template-columns: repeat(2, minmax(0, 40rem)); }
 .pair img { display: block; width: 100%; height: auto; }
 .enlarge { all: unset; display: block; width: 100%; cursor: zoom-in; }
@@ -65,6 +66,9 @@ dialog.picture button {
   display: inline-block; min-width: 1.7em; padding: 0 .3em; border-radius: .2rem; color: #fff; text-align: center;
 }
 .remarks li { overflow-wrap: anywhere; }
+@media (min-width: 60rem) {
+  .sortable th:first-child, .sortable td:first-child { max-width: 28rem; width: max-content; white-space: nowrap; }
+}
 @media (max-width: 40rem) {
   .sortable th:first-child, .sortable td:first-child { max-width: 8.5rem; }
   .sortable th, .sortable td { padding-right: .5rem; }
@@ -103,9 +107,11 @@ REPORT_SCRIPT = """
   const dialog = document.querySelector("dialog.picture");
   for (const button of document.querySelectorAll("button.enlarge")) {
     button.addEventListener("click", () => {
-      const picture = button.querySelector("img"), shown = dialog.querySelector("img");
+      const picture = button.querySelector("img"), shown = new Image();
       shown.src = picture.src;
       shown.alt = picture.alt;
+      dialog.querySelector("img")?.remove();
+      dialog.insertBefore(shown, dialog.querySelector("p"));
       dialog.querySelector("p").textContent = picture.alt;
       dialog.showModal();
     });

@@ -103,8 +103,7 @@ def chosen_rows(runs: Sequence[FinishedRun], baseline: str = "", series: Sequenc
 
 
 _DIALOG = (
-    '<dialog class="picture" aria-label="a picture in full size"><button type="button">close</button>'
-    '<img alt="" src="data:,"><p></p></dialog>'
+    '<dialog class="picture" aria-label="a picture in full size"><button type="button">close</button><p></p></dialog>'
 )
 _FILTER = (
     '<div class="filter"><input id="filter" type="search" placeholder="filter the rows of all tables" '

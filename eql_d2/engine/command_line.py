@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode
 
 from eql_d2.engine.launch import launch, leave, place_given_by_cluster
 from eql_d2.engine.method_in_use import leaves
 from eql_d2.engine.resuming import RESUME_MODES
-from eql_d2.engine.setup import find_config, load_config
+from eql_d2.engine.setup import check_config_files, find_config, load_config
 from eql_d2.engine.stopping import RunStopped
 from eql_d2.errors import UserError
 
@@ -36,8 +35,8 @@ def start_options_of_config(args: argparse.Namespace) -> dict[str, Any]:
 def _keys_of(args: argparse.Namespace) -> set[str]:
     """The keys that a command's overrides, its config file and what that is based on name."""
     config_file = find_config(args.config_file)
-    content = CfgNode.load_yaml_with_base(config_file, allow_unsafe=False) if config_file else {}
-    return {*args.opts[::2], *leaves(content)}
+    contents = check_config_files(config_file) if config_file else []
+    return {*args.opts[::2], *(key for _, content in contents for key in leaves(content))}
 
 
 def run_tool(

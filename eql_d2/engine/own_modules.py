@@ -30,18 +30,19 @@ def import_modules(names: Sequence[str]) -> None:
             raise UserError(f"{KEY} names {name}, but {error}; check the name and the folder.") from None
 
 
-def imports_named(config_file: str, overrides: Sequence[str]) -> tuple[str, ...]:
+def imports_named(contents: Sequence[dict[str, Any]], overrides: Sequence[str]) -> tuple[str, ...]:
     """The modules that a config file, or a file that it is based on, and overrides of it ask to import.
 
     They come first, since a loss that one of them registers has keys of its own.
 
     Args:
-        config_file: YAML that can be read; empty for none.
+        contents: of the file and its bases, that which overrules the others first.
         overrides: alternating keys and values.
     """
-    content: Any = CfgNode.load_yaml_with_base(config_file, allow_unsafe=False) if config_file else {}
-    node = content.get("ENGINE")
-    value = node.get("IMPORT") if isinstance(node, dict) else None
+    value: Any = None
+    for content in reversed(contents):
+        node = content.get("ENGINE")
+        value = node.get("IMPORT", value) if isinstance(node, dict) else value
     for key, text in zip(overrides[::2], overrides[1::2], strict=False):
         value = text if key == KEY else value
     if isinstance(value, str):

@@ -59,7 +59,7 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
     """
     config_file = find_config(config_file)
     contents = check_config_files(config_file) if config_file else []
-    import_modules(imports_named(config_file, overrides or []))
+    import_modules(imports_named([content for _, content in contents], overrides or []))
     cfg = eql_d2.config.get_eql_d2_config()
     with _mistakes_told(cfg, f"Config file {config_file}"), one_name_allowed(cfg):
         with auto_allowed(cfg):

@@ -274,7 +274,7 @@ def test_many_classes_are_lines_without_dots(dataset):
     axes = Figure().subplots()
     figure.draw(axes, PAPER_PALETTE)
     assert not axes.collections
-    assert axes.get_lines()[0].get_ydata()[350] == 350
+    assert axes.get_lines()[0].get_ydata().max() <= 699
 
 
 def test_runs_are_found_and_told_apart(dataset, tmp_path):
