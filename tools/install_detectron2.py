@@ -303,7 +303,8 @@ def main():
     """Install Detectron2 as --source or DETECTRON2_SOURCE says."""
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0],
-        epilog="make setup runs it; by hand: .venv/bin/python tools/install_detectron2.py --source FOLDER",
+        epilog="make setup runs it; by hand:\n    .venv/bin/python tools/install_detectron2.py --source FOLDER",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--source", default=os.environ.get("DETECTRON2_SOURCE", ""))
     args = parser.parse_args()
