@@ -31,6 +31,7 @@ import eql_d2.modeling  # noqa: F401  (registers the ROI heads)
 from eql_d2.data.emoji_lvis import EmojiLVISSpec, generate_emoji_lvis
 from eql_d2.data.registration import register_custom_datasets, set_class_metadata
 from eql_d2.engine import LongTailTrainer, load_config
+from eql_d2.engine.checksum import damage_of
 from eql_d2.engine.launch import ProcessPlace, _run_in_process_group
 from eql_d2.engine.resuming import decide_resume
 from eql_d2.engine.stopping import STOPPED_STATUS, RunStopped, stop_request
@@ -148,8 +149,10 @@ def break_files(folder: Path, rng: random.Random) -> str:
     if kind == "half a line" and metrics.exists():
         with open(metrics, "a") as file:
             file.write('{"iteration": 19, "total_lo')
-    elif kind in ("cut", "flipped", "no pointer") and len(checkpoints) > 1 and pointer.exists():
+    elif kind in ("cut", "flipped", "no pointer") and pointer.exists():
         last = folder / pointer.read_text()
+        if not any(damage_of(path) is None for path in checkpoints if path != last):
+            return "none"  # there is to be something to go on from; an earlier break may have cost the others
         content = bytearray(last.read_bytes())
         content[rng.randrange(len(content))] ^= 255
         if kind == "no pointer":

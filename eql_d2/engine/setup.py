@@ -181,7 +181,8 @@ def setup(args: argparse.Namespace, task: "Task | None" = None) -> CfgNode:
     """Prepare this process: config, datasets, seed, threads, output folder, logging.
 
     Args:
-        args: arguments of Detectron2's ``default_argument_parser``, and ``ignore`` for ``DATASETS.IGNORE_DEFECTS``.
+        args: arguments of Detectron2's ``default_argument_parser``, and ``ignore`` for ``DATASETS.IGNORE_DEFECTS``; its
+            ``resume`` becomes what the run is to do, see :func:`decide_start`.
         task: what the model does; None is detection.
 
     Returns:
@@ -191,7 +192,7 @@ def setup(args: argparse.Namespace, task: "Task | None" = None) -> CfgNode:
         UserError: something in the config does not fit; the sentence names the key.
     """
     silence_known_warnings()
-    args = argparse.Namespace(**{**vars(args), "config_file": find_config(args.config_file)})
+    own, args = args, argparse.Namespace(**{**vars(args), "config_file": find_config(args.config_file)})
     cfg = load_config(args.config_file, args.opts)
     if getattr(args, "ignore", False):
         cfg.DATASETS.IGNORE_DEFECTS = True
@@ -202,7 +203,7 @@ def setup(args: argparse.Namespace, task: "Task | None" = None) -> CfgNode:
     resolved = resolve_auto_values(cfg)
     check_device(cfg)
     task.check_datasets(cfg, args.eval_only)
-    args.resume = decide_start(cfg.OUTPUT_DIR, args.resume, args.eval_only)
+    own.resume = args.resume = decide_start(cfg.OUTPUT_DIR, args.resume, args.eval_only)
     if args.eval_only and not (cfg.MODEL.WEIGHTS or args.resume):
         raise UserError("--eval-only has nothing to evaluate: set MODEL.WEIGHTS, or add --resume.")
     if cfg.SEED < 0:

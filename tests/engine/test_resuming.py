@@ -1,10 +1,12 @@
 """Which checkpoint a run goes on from: broken ones cost themselves alone, restarts find their own run only."""
 
 import shutil
+from argparse import Namespace
 
 import pytest
 import torch
 
+from eql_d2.engine import setup
 from eql_d2.engine.checkpoint import AtomicCheckpointer
 from eql_d2.engine.resuming import check_run_folder, checkpoint_to_resume, decide_resume, newest_good
 from eql_d2.engine.run_lock import RunLock, launch_of
@@ -115,3 +117,16 @@ def test_restarts_go_on_with_their_own_run_only(run, environment, counter):
     assert decide_resume(str(run), "", restarted) == "last"
     other = {name: f"{value}8" for name, value in environment.items()}
     assert decide_resume(str(run), "", {**other, counter: "1"}) == ""
+
+
+def test_the_tools_are_told_what_was_decided(tiny_cfg, tiny_checkpoint, tmp_path):
+    """With --resume auto, and under torchrun and Slurm, the command line alone does not say it."""
+    (tmp_path / "tiny.yaml").write_text(tiny_cfg.dump())
+    args = Namespace(config_file=str(tmp_path / "tiny.yaml"), opts=[], eval_only=False, resume="auto")
+    setup(args)
+    assert args.resume == ""
+    shutil.copy(tiny_checkpoint, tiny_cfg.OUTPUT_DIR)
+    (tmp_path / "run" / "last_checkpoint").write_text(tiny_checkpoint.name)
+    args.resume = "auto"
+    setup(args)
+    assert args.resume == "last"
