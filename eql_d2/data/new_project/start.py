@@ -172,6 +172,15 @@ def _has_masks(annotations: PackedAnnotations) -> bool:
     return 2 * without <= len(annotations.categories)
 
 
+def _has_run_lengths(annotations: PackedAnnotations) -> bool:
+    """Whether an object's mask is stored as run lengths, which polygons cannot say."""
+    return any(
+        isinstance(record.get("segmentation"), dict)
+        for place in range(len(annotations))
+        for record in annotations.records(place)[1]
+    )
+
+
 def _config_text(
     name: str,
     output: Path,
@@ -223,6 +232,7 @@ DATALOADER:
   SAMPLER_TRAIN: {method.sampler}
   REPEAT_THRESHOLD: {method.repeat_threshold}  # classes in a smaller share of the images are shown more often
 INPUT:
+  MASK_FORMAT: {"bitmask" if _has_run_lengths(annotations) else "polygon"}  # bitmask for run lengths
   # {sizes.reason[0].upper() + sizes.reason[1:]}.
   MIN_SIZE_TRAIN: ({", ".join(map(str, shorter))})
   MAX_SIZE_TRAIN: {sizes.longest}

@@ -65,7 +65,7 @@ def coco_file(annotations: Path, images: Path | None, output: Path) -> tuple[Pat
         dataset.as_coco(annotations_path=str(output))
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"{annotations} cannot be converted from the form of {title} ({error}).") from None
-    _with_paths_below(output, dataset.image_paths, image_folder)
+    _mend_conversion(output, dataset.image_paths, image_folder)
     return output, image_folder
 
 
@@ -91,13 +91,19 @@ def _write_native(path: Path, images: Path, output: Path) -> None:
         raise UserError(f"{path} cannot be converted from the form of {title} ({said}).") from None
 
 
-def _with_paths_below(path: Path, image_paths: list[str], image_folder: Path) -> None:
-    """Give images their path below the folder, where supervision writes the last part of it alone."""
+def _mend_conversion(path: Path, image_paths: list[str], image_folder: Path) -> None:
+    """Undo what supervision writes of its own accord.
+
+    The last part of an image's path alone; and ``iscrowd`` 1 for objects of several parts or with holes, which would
+    train nothing: none of the forms that it reads here has crowds.
+    """
     content = json.loads(path.read_text())
     by_name = {Path(image).name: Path(image) for image in image_paths}
     for image in content["images"]:
         with contextlib.suppress(KeyError, ValueError):
             image["file_name"] = by_name[image["file_name"]].relative_to(image_folder).as_posix()
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 0
     path.write_text(json.dumps(content))
 
 

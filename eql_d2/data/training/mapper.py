@@ -86,6 +86,11 @@ class LongTailMapper(PictureMapper):
                 if not masked:
                     # All instances of an image have masks or none has: a box stands in, and trains nothing.
                     annotation["segmentation"] = [_rectangle(annotation)]
+                elif self.instance_mask_format == "polygon" and isinstance(annotation["segmentation"], dict):
+                    raise UserError(
+                        f"INPUT.MASK_FORMAT is polygon, but image {dataset_dict['file_name']} has a mask stored as run "
+                        "lengths; set it to bitmask."
+                    )
         dataset_dict["annotations"] = objects
         super()._transform_annotations(dataset_dict, transforms, image_shape)  # transforms the annotations in place
         instances = dataset_dict["instances"]

@@ -109,6 +109,7 @@ def test_a_project_moves_with_its_bases(tmp_path, monkeypatch):
     cfg = load_config(str(tmp_path / "there" / "p" / "my.yaml"))
     assert cfg.dump().replace(str(tmp_path / "there"), "") == expected.dump().replace(str(tmp_path / "here"), "")
     assert cfg.MODEL.ROI_HEADS.NAME == "LongTailROIHeads"
+    assert cfg.INPUT.MASK_FORMAT == "polygon"
 
 
 def test_boxes_alone_and_two_files(tmp_path):
@@ -221,6 +222,24 @@ def test_other_forms_are_converted(tmp_path, write):
         image, (record,) = annotations.records(place)
         assert Image.open(images / image["file_name"]).size == (image["width"], image["height"])
         assert record["bbox"] == pytest.approx(SQUARE, abs=1.01)
+
+
+def test_an_object_with_a_hole_is_no_crowd(tmp_path):
+    """... or with a hole, which supervision writes as a crowd, since a polygon cannot say it."""
+    pytest.importorskip("supervision", reason="needs supervision: pip install 'eql_d2[convert]'")
+    write_labelme(tmp_path)
+    ring = [[2, 2], [20, 2], [20, 20], [2, 20], [2, 10], [8, 10], [8, 14], [14, 14], [14, 8], [8, 8], [8, 9], [2, 9]]
+    for number in range(3):
+        content = json.loads((tmp_path / f"{number}.json").read_text())
+        content["shapes"] = [{"label": "cat", "points": ring, "shape_type": "polygon", "flags": {}}]
+        (tmp_path / f"{number}.json").write_text(json.dumps(content))
+    found, _ = coco_file(tmp_path, None, tmp_path / "out" / "annotations.json")
+    annotations = open_annotations(found)
+    assert isinstance(annotations.records(0)[1][0]["segmentation"], dict)
+    assert len(annotations.regions) == 3
+    assert not annotations.regions.any()
+    project = start_project(tmp_path, None, tmp_path / "p", epochs=1)
+    assert load_config(str(project.config_file)).INPUT.MASK_FORMAT == "bitmask"  # a polygon cannot have the hole
 
 
 def test_a_folder_of_no_known_form(tmp_path):
