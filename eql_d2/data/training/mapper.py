@@ -11,7 +11,7 @@ from torch import Tensor
 
 from eql_d2.data.annotations.rules import is_region
 from eql_d2.data.category_counts import num_classes_of_model
-from eql_d2.data.pictures import PictureMapper
+from eql_d2.data.pictures import PREFIX, PictureMapper
 from eql_d2.data.training.image_targets import ImageTargets
 from eql_d2.errors import UserError
 
@@ -87,9 +87,10 @@ class LongTailMapper(PictureMapper):
                     # All instances of an image have masks or none has: a box stands in, and trains nothing.
                     annotation["segmentation"] = [_rectangle(annotation)]
                 elif self.instance_mask_format == "polygon" and isinstance(annotation["segmentation"], dict):
+                    path = dataset_dict["file_name"].removeprefix(PREFIX)
                     raise UserError(
-                        f"INPUT.MASK_FORMAT is polygon, but image {dataset_dict['file_name']} has a mask stored as run "
-                        "lengths; set it to bitmask."
+                        f"INPUT.MASK_FORMAT is polygon, but image {path} has a mask stored as run lengths; set it to "
+                        "bitmask."
                     )
         dataset_dict["annotations"] = objects
         super()._transform_annotations(dataset_dict, transforms, image_shape)  # transforms the annotations in place
