@@ -45,15 +45,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs for the trainings, e.g. MODEL.WEIGHTS")
     args = parser.parse_args()
-    results = {
-        Path(config).stem: measure(config, args.folder / Path(config).stem, args.opts) for config in args.configs
-    }
-    for name, rows in results.items():
+    results = {}
+    for config in args.configs:
+        name = Path(config).stem
+        results[name] = measure(config, args.folder / name, args.opts)
         print(f"\n{name}, mask AP")
-        print(tabulate([[row, *values.values()] for row, values in rows.items()], ["", *GROUPS], floatfmt=".1f"))
-    if args.json:
-        content = {"torch": torch.__version__, "logn_momentum": LOGN_MOMENTUM, "results": results}
-        args.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        print(
+            tabulate([[row, *values.values()] for row, values in results[name].items()], ["", *GROUPS], floatfmt=".1f")
+        )
+        if args.json:
+            content = {"torch": torch.__version__, "logn_momentum": LOGN_MOMENTUM, "results": results}
+            args.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def measure(config: str, folder: Path, opts: list[str]) -> dict[str, dict[str, float]]:
