@@ -166,6 +166,20 @@ def test_every_reported_number_names_its_source():
                 assert all(re.search(r"\(r\d{3}\)$", row[-1]) for row in table.rows)
 
 
+def test_which_method_quotes_the_committed_runs():
+    def mean(row, metric):
+        files = (ROOT / "benchmarks" / "ledger" / "emoji_benchmark" / row).glob("*.json")
+        values = [json.loads(file.read_text())["metrics"]["emoji_lvis_demo_val"]["segm"][metric] for file in files]
+        return f"{sum(values) / len(values):.1f}"
+
+    text = " ".join((ROOT / "docs" / "which_method.md").read_text().split())
+    softmax, bags, both = mean("softmax", "APf"), mean("bags", "APr"), (mean("eql_rfs", "APr"), mean("eql_rfs", "APf"))
+    assert f"({mean('seesaw', 'APf')} of softmax's {softmax})" in text
+    assert f"APr {bags} instead of {mean('softmax', 'APr')}, APf {mean('bags', 'APf')} instead of {softmax}" in text
+    assert f"({both[0]} and {both[1]})" in text
+    assert f"APr to {mean('softmax_rfs', 'APr')} on EmojiLVIS, BAGS without sampling to {bags}" in text
+
+
 def test_costs_are_those_of_the_benchmark():
     measured = json.loads((ROOT / "benchmarks" / "results" / "losses_cpu.json").read_text())
     assert (measured["rois"], measured["threads"]) == (8192, 1)

@@ -223,8 +223,10 @@ def test_it_is_found_by_its_name():
     assert asks_for(METHODS["efl"].loss_class(K), "normalizer")
 
 
-def test_it_trains_resumes_its_state_and_predicts(cfg):
+@pytest.mark.parametrize("architecture", ["LongTailRetinaNet", "LongTailFCOS"])
+def test_it_trains_resumes_its_state_and_predicts(cfg, architecture):
     """Through the trainer, from a checkpoint, and as a predictor."""
+    cfg.MODEL.META_ARCHITECTURE = architecture
     cfg.MODEL.RETINANET.LOSS = "efl"
     cfg.SOLVER.MAX_ITER, cfg.SOLVER.CHECKPOINT_PERIOD = 2, 2
     cfg.TEST.EVAL_PERIOD = 0
