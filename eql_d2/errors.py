@@ -19,6 +19,10 @@ class UserError(Exception):
         super().__init__(" ".join(line.strip() for line in sentence.splitlines()).strip())
 
 
+class ToldByAnother(UserError):
+    """A mistake that another process of the run tells, so that it is read once."""
+
+
 def import_extra(module: str, extra: str, purpose: str) -> ModuleType:
     """Import what only some users need.
 

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "eql_d2"
 # From the ground up; a room may import from its own and lower ones.
 FLOORS = (
     ("errors", "known_warnings", "package_files"),
-    ("child_processes", "plain_files"),
+    ("child_processes", "once_a_machine", "plain_files"),
     ("long_tail",),
     ("losses",),
     ("data",),

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils.file_io import PathManager
 
 from eql_d2.engine.checksum import damage_of, is_sealed, seal
 from eql_d2.engine.class_transfer import ClassTransfer
 from eql_d2.engine.compatibility import check_form
 from eql_d2.engine.resuming import checkpoint_to_resume
 from eql_d2.errors import UserError
+from eql_d2.once_a_machine import first_on_each_machine
 from eql_d2.plain_files import load_checkpoint, load_pickle, tensors_by_name
 
 
@@ -162,6 +164,30 @@ class AtomicCheckpointer(DetectionCheckpointer):
         side_file.write_text(final)
         _flush_to_disk(side_file)
         os.replace(side_file, folder / "last_checkpoint")
+
+
+def fetch_weights(path: str) -> None:
+    """Bring weights of an address to this machine's cache, by one process for all of it; a local file stays as it is.
+
+    Args:
+        path: ``MODEL.WEIGHTS``.
+
+    Raises:
+        UserError: they cannot be fetched; one process tells it.
+    """
+    if "://" in path:
+        first_on_each_machine(lambda: _fetch(path))
+
+
+def _fetch(path: str) -> str:
+    try:
+        return PathManager.get_local_path(path)
+    except Exception as error:  # of the handler of its kind of address
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"Weights {path} cannot be fetched ({reason}); check the address and the network, or set MODEL.WEIGHTS to "
+            "a file (docs/your_project.md: weights without a network)."
+        ) from None
 
 
 def describe_misfits(misfits: dict[str, str], shown: int = 5) -> str:

@@ -13,7 +13,7 @@ from eql_d2.engine.method_in_use import leaves
 from eql_d2.engine.resuming import RESUME_MODES
 from eql_d2.engine.setup import check_config_files, find_config, load_config
 from eql_d2.engine.stopping import RunStopped
-from eql_d2.errors import UserError
+from eql_d2.errors import ToldByAnother, UserError
 
 
 def start_options_of_config(args: argparse.Namespace) -> dict[str, Any]:
@@ -65,6 +65,8 @@ def run_tool(
             args=(arguments,),
             **start_options_of(arguments),
         )
+    except ToldByAnother:
+        leave(1)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         leave(1)

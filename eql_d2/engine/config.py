@@ -20,6 +20,12 @@ def add_engine_config(cfg: CfgNode) -> None:
     # step and written the checkpoint by then. Less than a scheduler leaves before it kills (Slurm's KillWait: 30).
     cfg.ENGINE.STOP_GRACE = 25.0
 
+    # Experiment trackers that get what metrics.json gets, the config and the final table: "wandb" (Weights & Biases),
+    # "mlflow". Their own environment variables say where and how, e.g. WANDB_MODE=offline, MLFLOW_TRACKING_URI.
+    cfg.ENGINE.TRACKERS = ()
+    # The project of Weights & Biases and the experiment of MLflow; a run is named by the end of OUTPUT_DIR.
+    cfg.ENGINE.TRACKER_PROJECT = "eql_d2"
+
     # Shell-style name patterns of the parameters that train, e.g. "roi_heads.box_predictor*.cls_score.*"; empty: all.
     cfg.SOLVER.TRAINABLE = ()
 

@@ -18,12 +18,13 @@ from torch import nn
 
 import eql_d2.config  # as a module: it imports engine/config.py, and thereby this package
 from eql_d2.data.registration import register_lvis_datasets
-from eql_d2.engine.checkpoint import AtomicCheckpointer
+from eql_d2.engine.checkpoint import AtomicCheckpointer, fetch_weights
 from eql_d2.engine.partial_training import describe_misfits
 from eql_d2.engine.resuming import check_run_folder
 from eql_d2.engine.setup import (
     check_datasets_by_name,
     check_device,
+    check_tracking,
     decide_start,
     find_config,
     hide_user_errors,
@@ -56,11 +57,14 @@ TRAIN_DEFAULTS: dict[str, Any] = {
     "cpu_threads": 0,
     "collective_timeout": 30.0,
     "stop_grace": 25.0,
+    "trackers": [],
+    "tracker_project": "eql_d2",
     "trainable": [],
     "weights_exclude": [],
 }
 """What a config's ``train`` may leave out: Detectron2's keys, and those of this project, which mean what
 ``ENGINE.WATCH_PERIOD``, ``ENGINE.CPU_THREADS``, ``ENGINE.COLLECTIVE_TIMEOUT``, ``ENGINE.STOP_GRACE``,
+``ENGINE.TRACKERS``, ``ENGINE.TRACKER_PROJECT``,
 ``SOLVER.TRAINABLE``, ``MODEL.WEIGHTS_EXCLUDE``, ``SOLVER.AMP``, ``SOLVER.EMA`` and ``SOLVER.BEST_METRIC`` mean."""
 
 
@@ -118,6 +122,7 @@ def engine_config(cfg: DictConfig) -> CfgNode:
         node.SOLVER[key] = float(cfg.optimizer.get(name, node.SOLVER[key]))
     node.TEST.EVAL_PERIOD = int(train.eval_period)
     node.ENGINE.WATCH_PERIOD, node.ENGINE.CPU_THREADS = int(train.watch_period), int(train.cpu_threads)
+    node.ENGINE.TRACKERS, node.ENGINE.TRACKER_PROJECT = tuple(train.trackers), str(train.tracker_project)
     return node
 
 
@@ -154,10 +159,13 @@ def setup_lazy(args: argparse.Namespace) -> DictConfig:
     register_lvis_datasets()
     node = engine_config(cfg)
     check_device(node)
+    check_tracking(node, args.eval_only)
     check_datasets_by_name(node, args.eval_only)
     own.resume = args.resume = decide_start(node.OUTPUT_DIR, args.resume, args.eval_only)
     if args.eval_only and not (node.MODEL.WEIGHTS or args.resume):
         raise UserError("--eval-only has nothing to evaluate: set train.init_checkpoint, or add --resume.")
+    if not args.resume:
+        fetch_weights(node.MODEL.WEIGHTS)
     if node.SEED < 0:
         cfg.train.seed = kept_or_new_seed(node.OUTPUT_DIR, args.resume or args.eval_only, _seed_of)
     if node.MODEL.DEVICE == "cpu" and node.ENGINE.CPU_THREADS:

@@ -21,6 +21,7 @@ from eql_d2.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+METRICS_FILE = "metrics.json"
 WINDOW = 20  # iterations of the medians, and between two lines; Detectron2's
 
 
@@ -74,13 +75,9 @@ class MetricsFile(EventWriter):
         Raises:
             UserError: the disk does not take it.
         """
-        by_iteration: dict[int, dict[str, float]] = defaultdict(dict)
-        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(WINDOW).items():
-            if iteration > self.last_iteration:
-                by_iteration[iteration][name] = value
-        if not by_iteration:
+        records = new_records(self.last_iteration)
+        if not records:
             return
-        records = [{**by_iteration[number], "iteration": number} for number in sorted(by_iteration)]
         try:
             with open(self.path, "a") as file:
                 file.write("".join(json.dumps(record, sort_keys=True) + "\n" for record in records))
@@ -88,7 +85,16 @@ class MetricsFile(EventWriter):
                 os.fsync(file.fileno())
         except OSError as error:
             raise _not_written(self.path, error) from None
-        self.last_iteration = max(by_iteration)
+        self.last_iteration = records[-1]["iteration"]
+
+
+def new_records(last_iteration: int) -> list[dict[str, Any]]:
+    """{scalar: value, "iteration": number} of each iteration after one, with what the storage has of it."""
+    by_iteration: dict[int, dict[str, float]] = defaultdict(dict)
+    for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(WINDOW).items():
+        if iteration > last_iteration:
+            by_iteration[iteration][name] = value
+    return [{**by_iteration[number], "iteration": number} for number in sorted(by_iteration)]
 
 
 def read_metrics_file(path: str | Path) -> list[dict[str, Any]]:
@@ -179,7 +185,8 @@ class WriteMetrics(HookBase):
     """Detectron2's ``PeriodicWriter`` for runs that resume: a stopped run writes no line that another would not.
 
     Args:
-        writers: those with ``go_on_from`` are told where the run starts.
+        writers: those with ``go_on_from`` are told where the run starts, those with ``attach_results`` and ``finish``
+            what it came to.
     """
 
     def __init__(self, writers: list[EventWriter]) -> None:
@@ -194,8 +201,9 @@ class WriteMetrics(HookBase):
                 writer.go_on_from(start)
         files = [writer for writer in self.writers if isinstance(writer, MetricsFile)]
         if start and start % WINDOW == 0 and any(file.last_iteration < start - 1 for file in files):
-            for file in files:
-                file.write()
+            for writer in self.writers:
+                if isinstance(writer, MetricsFile) or hasattr(writer, "finish"):
+                    writer.write()
 
     def after_step(self) -> None:
         """Write every so often."""
@@ -208,6 +216,9 @@ class WriteMetrics(HookBase):
         if self.trainer.iter >= self.trainer.max_iter:
             for writer in self.writers:
                 writer.write()
+                if hasattr(writer, "finish"):  # a tracker
+                    writer.attach_results(getattr(self.trainer, "_last_eval_results", None) or {})
+                    writer.finish(whole=True)
         self.close()
 
     def close(self) -> None:

@@ -27,6 +27,7 @@ from eql_d2.data.checks.before_start import check_dataset, without_masks
 from eql_d2.data.checks.split_findings import first_difference
 from eql_d2.data.registration import register_datasets, set_class_metadata
 from eql_d2.engine.auto_values import auto_allowed, resolve_auto_values
+from eql_d2.engine.checkpoint import fetch_weights
 from eql_d2.engine.config_paths import resolve_paths
 from eql_d2.engine.method_in_use import keys_named, unused_keys
 from eql_d2.engine.own_modules import import_modules, imports_named, one_name_allowed
@@ -35,6 +36,7 @@ from eql_d2.engine.resuming import check_run_folder, decide_resume
 from eql_d2.engine.run_lock import hold_run_folder
 from eql_d2.engine.start_summary import start_summary
 from eql_d2.engine.terminal import LOGGERS, log_for_terminal
+from eql_d2.engine.trackers import check_trackers
 from eql_d2.errors import UserError
 from eql_d2.evaluation.results_table import FOR_TERMINAL
 from eql_d2.known_warnings import silence_known_warnings
@@ -202,10 +204,13 @@ def setup(args: argparse.Namespace, task: "Task | None" = None) -> CfgNode:
     task.register_datasets(cfg)
     resolved = resolve_auto_values(cfg)
     check_device(cfg)
+    check_tracking(cfg, args.eval_only)
     task.check_datasets(cfg, args.eval_only)
     own.resume = args.resume = decide_start(cfg.OUTPUT_DIR, args.resume, args.eval_only)
     if args.eval_only and not (cfg.MODEL.WEIGHTS or args.resume):
         raise UserError("--eval-only has nothing to evaluate: set MODEL.WEIGHTS, or add --resume.")
+    if not args.resume:
+        fetch_weights(cfg.MODEL.WEIGHTS)
     if cfg.SEED < 0:
         cfg.SEED = kept_or_new_seed(cfg.OUTPUT_DIR, args.resume or args.eval_only)
     if cfg.MODEL.DEVICE == "cpu" and cfg.ENGINE.CPU_THREADS:
@@ -251,6 +256,16 @@ def decide_start(output_dir: str, resume: str | bool, eval_only: bool) -> str:
     if not eval_only:
         check_run_folder(output_dir, decided)
     return decided
+
+
+def check_tracking(cfg: CfgNode, eval_only: bool) -> None:
+    """Make sure that the trackers of a training can be used; the first process uses them.
+
+    Raises:
+        UserError: one cannot.
+    """
+    if comm.is_main_process() and not eval_only:
+        check_trackers(cfg)
 
 
 def take_run_folder(output_dir: str, eval_only: bool) -> None:

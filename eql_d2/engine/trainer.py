@@ -41,7 +41,14 @@ from eql_d2.engine.compatibility import (
 from eql_d2.engine.description import describe_run, read_description
 from eql_d2.engine.kept_checkpoints import KeepBest, limit_kept
 from eql_d2.engine.ledger.writing import RunClock, WriteLedger
-from eql_d2.engine.metrics_file import KeepScalars, MetricsFile, RepeatMissedEvaluation, TensorboardFile, WriteMetrics
+from eql_d2.engine.metrics_file import (
+    METRICS_FILE,
+    KeepScalars,
+    MetricsFile,
+    RepeatMissedEvaluation,
+    TensorboardFile,
+    WriteMetrics,
+)
 from eql_d2.engine.optimizer import OPTIMIZERS, build_adamw, layer_factors, scale_learning_rates
 from eql_d2.engine.partial_training import (
     FreezeBatchNorm,
@@ -52,6 +59,7 @@ from eql_d2.engine.precision import build_step
 from eql_d2.engine.resuming import FinishRun, check_run_folder, checkpoint_to_resume
 from eql_d2.engine.scaling import scale_to_processes
 from eql_d2.engine.stopping import RunStopped, StopWhenAsked
+from eql_d2.engine.trackers import build_trackers
 from eql_d2.engine.unreadable_count import CountUnreadableImages
 from eql_d2.engine.weight_average import AverageWeights
 from eql_d2.errors import UserError
@@ -311,14 +319,15 @@ class LongTailTrainer(DefaultTrainer):
 
     @property
     def _metrics_file(self) -> Path:
-        return Path(self.cfg.OUTPUT_DIR, "metrics.json")
+        return Path(self.cfg.OUTPUT_DIR, METRICS_FILE)
 
     def build_writers(self) -> list[EventWriter]:
-        """Detectron2's writers to the console, ``metrics.json`` and TensorBoard, for runs that resume."""
+        """Detectron2's writers to the console, ``metrics.json`` and TensorBoard, for runs that resume, and trackers."""
         writers = [
             CommonMetricPrinter(self.max_iter),
             MetricsFile(self._metrics_file),
             TensorboardFile(self.cfg.OUTPUT_DIR),
+            *build_trackers(self.cfg),
         ]
         self._writers = writers
         return writers

@@ -12,6 +12,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import Tensor, nn
 
 from eql_d2.errors import UserError, import_extra
+from eql_d2.once_a_machine import first_on_each_machine
 
 FIRST_STRIDE = 4
 """Stride of the first stage; what is below is the stem."""
@@ -108,15 +109,19 @@ def _create(name: str, pretrained: bool, checkpoint_path: str, options: dict[str
         raise UserError(f"timm has no model {name}{f'; did you mean {nearest[0]}?' if nearest else '.'}")
     if fnmatch(name, "swin_*"):
         options.setdefault("strict_img_size", False)  # images come in many sizes
-    try:
-        return timm.create_model(
-            name, features_only=True, pretrained=pretrained, checkpoint_path=checkpoint_path, **options
-        )
-    except (RuntimeError, OSError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"timm cannot build {name} ({reason}); check its weights, or the network if they are to be fetched."
-        ) from None
+
+    def create() -> nn.Module:
+        try:
+            return timm.create_model(
+                name, features_only=True, pretrained=pretrained, checkpoint_path=checkpoint_path, **options
+            )
+        except (RuntimeError, OSError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"timm cannot build {name} ({reason}); check its weights, or the network if they are to be fetched."
+            ) from None
+
+    return first_on_each_machine(create) if pretrained else create()
 
 
 @BACKBONE_REGISTRY.register()

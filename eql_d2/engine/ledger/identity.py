@@ -23,10 +23,17 @@ NOT_IN_HASH = (
     "ENGINE.COLLECTIVE_TIMEOUT",
     "ENGINE.STOP_GRACE",
     "TEST.SHOW_CLASSES",
+    "ENGINE.TRACKERS",
+    "ENGINE.TRACKER_PROJECT",
 )
 # Files, of which the folder may differ.
 FILES_IN_CONFIG = ("MODEL.WEIGHTS", "MODEL.LONG_TAIL.CATEGORY_COUNTS", "DATASETS.CUSTOM_FILE")
 FILES_OF_DATASET = ("annotations", "images", "image_ids", "ignore_regions")
+
+
+def run_name(output_dir: str) -> str:
+    """The name of a run: the last three parts of its folder, such as ``table/row/seed_0``."""
+    return "/".join(part for part in Path(output_dir).parts[-3:] if part not in ("/", ".", ".."))
 
 
 def plain_config(cfg: CfgNode) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from detectron2.utils import comm
 from eql_d2.data.annotations.cache import open_annotations
 from eql_d2.data.annotations.cache_files import file_digest
 from eql_d2.engine.description import class_records, read_description
-from eql_d2.engine.ledger.identity import config_hash, plain_config
+from eql_d2.engine.ledger.identity import config_hash, plain_config, run_name
 from eql_d2.engine.ledger.provenance import config_file, git_revision, hardware, peak_memory_mb, versions
 from eql_d2.engine.setup import parse_config
 from eql_d2.errors import UserError
@@ -162,11 +162,6 @@ def first_stage_of(weights: str) -> str | None:
     except UserError:  # of which loading them tells
         return None
     return config_hash(plain_config(parse_config(config, weights))) if config else None
-
-
-def run_name(output_dir: str) -> str:
-    """The name of a run: the last three parts of its folder, such as ``table/row/seed_0``."""
-    return "/".join(part for part in Path(output_dir).parts[-3:] if part not in ("/", ".", ".."))
 
 
 def write_entry(path: Path, entry: dict[str, Any]) -> None:
