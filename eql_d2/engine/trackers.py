@@ -108,10 +108,6 @@ class Tracker(EventWriter):
             self._open = False
             logger.warning("%s gets no more values of this run: %s", self.title, _first_line(error))
 
-    @property
-    def _config_file(self) -> Path:
-        return Path(self.cfg.OUTPUT_DIR, "config.yaml")
-
     @abstractmethod
     def _begin(self, run_id: str | None) -> str:
         """Open a new run, or that of an id; its id."""
@@ -155,8 +151,6 @@ class WandbTracker(Tracker):
             allow_val_change=True,
             settings=wandb.Settings(console="off"),  # log.txt has it
         )
-        if self._config_file.exists():
-            self._run.save(str(self._config_file), base_path=self.cfg.OUTPUT_DIR, policy="now")
         return self._run.id
 
     def _send(self, records: Sequence[Mapping[str, float]]) -> None:
@@ -205,8 +199,9 @@ class MlflowTracker(Tracker):
         parameters = [mlflow.entities.Param(key, str(value)[:500]) for key, value in flat(plain_config(self.cfg))]
         for first in range(0, len(parameters), 100):  # the most that it takes at once
             self._client.log_batch(self._run_id, params=parameters[first : first + 100])
-        if self._config_file.exists():
-            self._client.log_artifact(self._run_id, str(self._config_file))
+        config_file = Path(self.cfg.OUTPUT_DIR, "config.yaml")
+        if config_file.exists():
+            self._client.log_artifact(self._run_id, str(config_file))
         return self._run_id
 
     def _send(self, records: Sequence[Mapping[str, float]]) -> None:

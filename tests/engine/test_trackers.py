@@ -230,8 +230,7 @@ def test_wandb_offline(tiny_cfg, tmp_path, monkeypatch):
         sent = history[expected.pop("iteration")]
         assert {name: value for name, value in expected.items() if value == value}.items() <= sent.items()
     assert trainer._last_eval_results["bbox"]["AP"] in [of_step.get("bbox/AP") for of_step in history.values()]
-    assert any("final_metrics" in of_step for of_step in history.values())
-    assert list((tmp_path / "run" / "wandb").glob("offline-run-*/files/config.yaml"))
+    assert any(of_step.get("final_metrics/nrows") == 26 for of_step in history.values())
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*/files/media/table/final_metrics*.json"))
 
 
@@ -250,7 +249,8 @@ def test_mlflow_without_a_server(tiny_cfg, tmp_path, monkeypatch):
         expected = dict(line)
         iteration = expected.pop("iteration")
         for name, value in expected.items():
-            sent = {metric.step: metric.value for metric in client.get_metric_history(kept.info.run_id, name)}
+            history = client.get_metric_history(kept.info.run_id, name.replace("@", "_"))  # which MLflow refuses
+            sent = {metric.step: metric.value for metric in history}
             assert sent[iteration] == pytest.approx(value, nan_ok=True), name
     table = client.download_artifacts(kept.info.run_id, "final_metrics.csv")
     assert f"bbox,AP,{trainer._last_eval_results['bbox']['AP']}\n" in Path(table).read_text()
