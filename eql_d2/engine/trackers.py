@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -206,9 +207,8 @@ class MlflowTracker(Tracker):
 
     def _send(self, records: Sequence[Mapping[str, float]]) -> None:
         from mlflow.entities import Metric
-        from mlflow.utils.time import get_current_time_millis
 
-        now = get_current_time_millis()
+        now = int(time.time() * 1000)
         metrics = [
             Metric(_mlflow_name(name), float(value), now, int(record["iteration"]))
             for record in records
