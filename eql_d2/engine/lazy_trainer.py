@@ -29,6 +29,7 @@ from eql_d2.engine.setup import (
     find_config,
     hide_user_errors,
     kept_or_new_seed,
+    quiet_logging_failures,
     take_run_folder,
 )
 from eql_d2.engine.start_summary import start_summary
@@ -171,7 +172,7 @@ def setup_lazy(args: argparse.Namespace) -> DictConfig:
     if node.MODEL.DEVICE == "cpu" and node.ENGINE.CPU_THREADS:
         torch.set_num_threads(node.ENGINE.CPU_THREADS)
     take_run_folder(node.OUTPUT_DIR, args.eval_only)
-    with log_for_terminal():
+    with log_for_terminal(), quiet_logging_failures():
         default_setup(cfg, args)
         setup_logger(node.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="eql_d2")
     node.SEED = int(cfg.train.seed)

@@ -221,7 +221,7 @@ def setup(args: argparse.Namespace, task: "Task | None" = None) -> CfgNode:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         take_run_folder(cfg.OUTPUT_DIR, args.eval_only)
-        with log_for_terminal():
+        with log_for_terminal(), quiet_logging_failures():
             default_setup(cfg, args)
             setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="eql_d2")
     except OSError as error:
@@ -277,6 +277,16 @@ def take_run_folder(output_dir: str, eval_only: bool) -> None:
     """
     if comm.is_main_process() and not eval_only:
         hold_run_folder(output_dir)
+
+
+@contextmanager
+def quiet_logging_failures() -> Iterator[None]:
+    """What cannot be logged meanwhile is not told by a traceback a line; :class:`_LogFailure` tells it afterwards."""
+    before, logging.raiseExceptions = logging.raiseExceptions, False
+    try:
+        yield
+    finally:
+        logging.raiseExceptions = before
 
 
 class _LogFailure:
