@@ -41,7 +41,7 @@ def test_tensorboard_ends_with_one_warning(tmp_path):
         try:
             os.dup2(os.open(errors, os.O_CREAT | os.O_WRONLY), 2)
             sys.stderr = os.fdopen(2, "w", buffering=1)
-            logging.getLogger("eql_d2").addHandler(logging.StreamHandler(sys.stderr))
+            logging.getLogger("eql_d2").handlers = [logging.StreamHandler(sys.stderr)]  # and not those of other tests
             tensorboard_on_a_full_disk(tmp_path / "run")
             status = 0
         finally:
