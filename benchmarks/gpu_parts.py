@@ -25,7 +25,7 @@ from eql_d2.engine import LongTailTrainer, load_config
 from eql_d2.long_tail import LVIS_COUNT_FILES, read_count_file
 from eql_d2.losses.registry import METHODS, build_loss
 
-CONFIG = Path(__file__).parents[1] / "configs" / "EmojiLVIS" / "Base-demo.yaml"
+CONFIG = Path(__file__).parents[1] / "configs" / "EmojiLVIS" / "Base-small.yaml"
 HALF = {"train-bf16": torch.bfloat16, "train-fp16": torch.float16}
 
 

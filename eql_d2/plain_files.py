@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from eql_d2.errors import UserError
+from eql_d2.safetensors_file import SUFFIX, load_weights
 
 # Tensors and arrays in a pickle are made by these.
 _TORCH_FUNCTIONS = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")
@@ -31,7 +32,7 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def load_checkpoint(path: str | Path, mmap: bool = False) -> Any:
-    """Read a file of ``torch.save``.
+    """Read a file of ``torch.save``, or of safetensors, which holds tensors alone.
 
     Args:
         path: local file.
@@ -42,8 +43,11 @@ def load_checkpoint(path: str | Path, mmap: bool = False) -> Any:
 
     Raises:
         OSError: it cannot be read.
+        UserError: it has a checksum, and another content.
         Exception: whatever unpickling raises over the bytes of a broken file.
     """
+    if Path(path).suffix == SUFFIX:
+        return load_weights(path)
     options: dict[str, Any] = {"map_location": "cpu", "mmap": mmap and zipfile.is_zipfile(path)}
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if version >= _SAFE_TORCH:

@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "eql_d2"
 # From the ground up; a room may import from its own and lower ones.
 FLOORS = (
     ("errors", "known_warnings", "package_files"),
+    ("safetensors_file",),
     ("child_processes", "once_a_machine", "plain_files"),
     ("long_tail",),
     ("losses",),

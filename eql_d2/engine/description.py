@@ -105,7 +105,7 @@ def read_description(path: str) -> dict[str, Any]:
     """
     try:
         local = PathManager.get_local_path(path)
-        if str(local).endswith((".pkl", ".pyth")):
+        if str(local).endswith((".pkl", ".pyth", ".safetensors")):
             return {}
         content = load_checkpoint(local, mmap=True)
     except pickle.UnpicklingError:  # no checkpoint at all; loading the weights will tell

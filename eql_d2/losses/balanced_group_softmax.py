@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from eql_d2.losses.base import ClassificationLoss, at_least_float32, class_statistics
-from eql_d2.losses.row_blocks import sum_over_rows
+from eql_d2.losses.row_blocks import sum_by_formula
 
 
 class BalancedGroupSoftmax(ClassificationLoss):
@@ -95,13 +95,36 @@ class BalancedGroupSoftmax(ClassificationLoss):
     def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
         in_use = self.choose_rois(gt_classes).to(logits.dtype)
         weights = in_use / in_use.sum(dim=0).clamp(min=1)
-        return {"loss_cls": sum_over_rows(self._sum, logits, gt_classes, weights)}
+        if torch.compiler.is_compiling():
+            return {"loss_cls": self._sum(logits, gt_classes, weights)}
+        return {"loss_cls": sum_by_formula(self._sum_by_formula, logits, gt_classes, weights)}
 
     def _sum(self, logits: Tensor, gt_classes: Tensor, weights: Tensor) -> Tensor:
         """Sum over groups and RoIs of the group's softmax cross-entropy by its weight (R, G)."""
         parts = logits.split(self.group_sizes, dim=1)
         log_probabilities = torch.cat([part.log_softmax(dim=1) for part in parts], dim=1)
         return -(log_probabilities.gather(1, self.target_logit[gt_classes]) * weights).sum()
+
+    def _sum_by_formula(self, grad: Tensor | None, logits: Tensor, gt_classes: Tensor, weights: Tensor) -> Tensor:
+        """As :meth:`_sum`, with the gradient to ``grad``: the softmax less 1 at the target, by the weight."""
+        grad = torch.empty_like(logits) if grad is None else grad
+        targets = self.target_logit[gt_classes]
+        # Only differences to the largest logit: e^z cannot overflow, and log Σ e^z keeps its digits.
+        of_parts = zip(
+            *(columns.split(self.group_sizes, dim=1) for columns in (logits, grad)),
+            weights.split(1, dim=1),
+            strict=True,
+        )
+        normalizers = []
+        for part, grad_part, weight in of_parts:
+            largest = part.amax(dim=1, keepdim=True)
+            exponentials = torch.sub(part, largest, out=grad_part).exp_()
+            total = exponentials.sum(dim=1, keepdim=True)
+            exponentials.mul_(weight / total)
+            normalizers.append(largest + total.log())
+        costs = torch.cat(normalizers, dim=1) - logits.gather(1, targets)
+        grad.scatter_add_(1, targets, -weights)
+        return (costs * weights).sum()
 
     @torch.no_grad()
     def choose_rois(self, gt_classes: Tensor) -> Tensor:

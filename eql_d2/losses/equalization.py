@@ -89,18 +89,19 @@ class EqualizationLoss(ActivatedLoss):
         Returns:
             ``{"loss_cls": scalar}``.
         """
-        tail_weight = self.tail_weight.to(logits.dtype)
+        of_foreground = 1 - self.tail_weight.to(logits.dtype)
+        of_either = torch.stack([of_foreground, torch.ones_like(of_foreground)])
 
         def negative_weights(gt_classes: Tensor, verified_classes: Tensor | None = None) -> Tensor:
-            spared = tail_weight[None]
+            weights = of_foreground[None]
             if self.exclude_background:
-                spared = (gt_classes != self.num_classes).to(tail_weight.dtype)[:, None] * spared
+                weights = of_either.index_select(0, (gt_classes == self.num_classes).int())
             if verified_classes is not None:
-                spared = spared.masked_fill(verified_classes, 0)
-            return 1 - spared
+                weights = weights.masked_fill(verified_classes, 1)
+            return weights
 
         verified = () if verified_classes is None else (verified_classes,)
-        one = torch.ones_like(tail_weight)
+        one = of_either[1]
         summed = self.weighted_sum(logits, gt_classes, one, negative_weights, *verified)
         return {"loss_cls": summed / max(len(gt_classes), 1)}
 

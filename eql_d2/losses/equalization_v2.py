@@ -1,13 +1,10 @@
 """Equalization Loss v2 (EQLv2): Tan et al., CVPR 2021, arXiv 2012.08548."""
 
-import functools
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from eql_d2.losses.distributed import sum_over_processes
-from eql_d2.losses.row_blocks import row_blocks
 from eql_d2.losses.sigmoid import SigmoidLoss, gated_scores, own_column, set_own_column, weighted_sigmoid_sum
 from eql_d2.losses.stateful import StatefulLoss
 
@@ -61,9 +58,18 @@ class EqualizationLossV2(StatefulLoss, SigmoidLoss):
 
     def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
         positive, negative = self.class_weights(logits.dtype)
-        summed = weighted_sigmoid_sum(logits, gt_classes, positive, lambda classes: negative)
+        collected = None
+        if self.training and not torch.compiler.is_compiling():
+            collected = torch.zeros_like(negative)  # where the loss passes by each gradient anyway
+        summed = weighted_sigmoid_sum(
+            logits, gt_classes, positive, lambda classes: negative, negative_gradients=collected
+        )
         if self.training:
-            self._collect(self._sum_gradients(logits.detach(), gt_classes) * torch.stack([positive, negative]))
+            of_positives = self._sum_positives(logits.detach(), gt_classes) * positive
+            of_negatives = (
+                self._sum_negatives(logits.detach(), gt_classes) * negative if collected is None else collected
+            )
+            self._collect(torch.stack([of_positives, of_negatives]))
         return {"loss_cls": summed / max(len(gt_classes), 1)}
 
     def class_weights(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -73,15 +79,17 @@ class EqualizationLossV2(StatefulLoss, SigmoidLoss):
         return 1 + self.alpha * (1 - negative), negative
 
     @staticmethod
-    def _sum_gradients(logits: Tensor, gt_classes: Tensor) -> Tensor:
-        """(2, num_logits) sums over RoIs of |σ(z) - y| over positives and over negatives."""
+    def _sum_positives(logits: Tensor, gt_classes: Tensor) -> Tensor:
+        """(num_logits,) sums over RoIs of |σ(z) - y| over positives."""
         own = own_column(gt_classes, logits)
         # σ(-z) is 1 - σ(z) with all its digits.
         of_own = torch.sigmoid(-logits.gather(1, own)).masked_fill_((gt_classes >= logits.shape[1])[:, None], 0)
-        positives = logits.new_zeros(logits.shape[1]).index_add_(0, own.squeeze(1), of_own.squeeze(1))
-        of_others = (set_own_column(z.sigmoid(), y, 0.0).sum(dim=0) for z, y in row_blocks(logits, gt_classes))
-        negatives = functools.reduce(torch.add, of_others)
-        return torch.stack([positives, negatives])
+        return logits.new_zeros(logits.shape[1]).index_add_(0, own.squeeze(1), of_own.squeeze(1))
+
+    @staticmethod
+    def _sum_negatives(logits: Tensor, gt_classes: Tensor) -> Tensor:
+        """(num_logits,) sums over RoIs of |σ(z) - y| over negatives."""
+        return set_own_column(logits.sigmoid(), gt_classes, 0.0).sum(dim=0)
 
     @torch.no_grad()
     def _collect(self, increments: Tensor) -> None:

@@ -32,37 +32,89 @@ def row_blocks(*per_row: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(tensor.split(max(size, 1)) for tensor in per_row), strict=True)
 
 
-def sum_over_rows(function: Callable[..., Tensor], logits: Tensor, *per_row: Tensor) -> Tensor:
+RowSums = Callable[..., Tensor]
+"""Of a block of logits and of each of the per-row tensors: its sums, of any one shape."""
+RowSumsByFormula = Callable[..., Tensor]
+"""As :data:`RowSums`, but first comes a block to write the sums' gradient to, or None where none is wanted."""
+
+
+def sum_over_rows(function: RowSums, logits: Tensor, *per_row: Tensor) -> Tensor:
     """Sum a function of rows over all rows; the gradient flows to ``logits`` alone.
 
-    The backward pass computes each block again instead of keeping what the forward pass computed, so
-    ``function`` must give the same both times: no random numbers, no change of state.
+    A block's gradient is computed right after its sum, while it is in the cache, and only where it will be needed. A
+    second backward pass over a graph that is retained, and one of several sums, compute the blocks again, so
+    ``function`` must give the same each time: no random numbers, no change of state.
 
     Args:
-        function: of a block of ``logits`` and of each of ``per_row``; returns its sums, of any one shape.
+        function: differentiable; see :data:`RowSums`.
         logits: (R, columns).
         per_row: further tensors with R rows.
 
     Returns:
         The sums over all R rows.
     """
+    if torch.compiler.is_compiling() or not _needs_gradient(logits):
+        return _sum_of_blocks(function, logits, *per_row)
+    return _SumOverRows.apply(function, logits, *per_row)
+
+
+def sum_by_formula(
+    function: RowSumsByFormula, logits: Tensor, *per_row: Tensor, columns: tuple[int, ...] | None = None
+) -> Tensor:
+    """As :func:`sum_over_rows`, with the gradient by a formula, which shares its exponentials with the sum.
+
+    Args:
+        function: see :data:`RowSumsByFormula`; a second backward pass calls it again.
+        logits: (R, columns).
+        per_row: further tensors with R rows.
+        columns: for several sums, (n,), how many of the columns the gradient of each stands in, one after the other.
+
+    Returns:
+        The sums over all R rows: a scalar, or (n,).
+    """
+    if not _needs_gradient(logits):
+        return _sum_of_blocks(functools.partial(function, None), logits, *per_row)
+    return _SumByFormula.apply(function, columns, logits, *per_row)
+
+
+def _needs_gradient(logits: Tensor) -> bool:
+    return logits.requires_grad and torch.is_grad_enabled()
+
+
+def _sum_of_blocks(function: RowSums, logits: Tensor, *per_row: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         return function(logits, *per_row)
-    return _SumOverRows.apply(function, logits, *per_row)
+    of_blocks = (function(*block) for block in row_blocks(logits, *per_row))
+    return functools.reduce(torch.add, of_blocks, logits.new_zeros(()))  # no rows: 0, not -0
 
 
 class _SumOverRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, function: Callable[..., Tensor], logits: Tensor, *per_row: Tensor) -> Tensor:
-        ctx.function = function
+    def forward(ctx: Any, function: RowSums, logits: Tensor, *per_row: Tensor) -> Tensor:
+        ctx.function, ctx.grad = function, None
         ctx.save_for_backward(logits, *per_row)
-        of_blocks = (function(*block) for block in row_blocks(logits, *per_row))
-        return functools.reduce(torch.add, of_blocks, logits.new_zeros(()))  # no rows: 0, not -0
+        grad_logits = torch.empty_like(logits)
+        sums = []
+        for grad_block, block, *others in row_blocks(grad_logits, logits, *per_row):
+            leaf = block.detach().requires_grad_()
+            with torch.enable_grad():
+                of_block = function(leaf, *others)
+            sums.append(of_block.detach())
+            if of_block.dim():  # how much of each sum's gradient is wanted, only the backward pass knows
+                return functools.reduce(
+                    torch.add, _rest(sums, function, logits, len(block), per_row), logits.new_zeros(())
+                )
+            grad_block.copy_(torch.autograd.grad(of_block, leaf)[0])
+        ctx.grad = grad_logits
+        return functools.reduce(torch.add, sums, logits.new_zeros(()))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_sums: Tensor) -> tuple[Tensor | None, ...]:
         logits, *per_row = ctx.saved_tensors
+        kept, ctx.grad = ctx.grad, None
+        if kept is not None:
+            return None, kept.mul_(grad_sums), *(None for _ in per_row)
         grad_logits = torch.empty_like(logits)
         # The forward pass ran without autocast, whatever the caller of the backward pass does.
         with torch.enable_grad(), torch.autocast(logits.device.type, enabled=False):
@@ -71,3 +123,43 @@ class _SumOverRows(torch.autograd.Function):
                 sums = ctx.function(leaf, *others)
                 grad_block.copy_(torch.autograd.grad(sums, leaf, grad_sums)[0])
         return None, grad_logits, *(None for _ in per_row)
+
+
+def _rest(
+    sums: list[Tensor], function: RowSums, logits: Tensor, done: int, per_row: tuple[Tensor, ...]
+) -> Iterator[Tensor]:
+    """The sums of the first block, then of the others."""
+    yield from sums
+    if done < len(logits):
+        for block in row_blocks(logits[done:], *(tensor[done:] for tensor in per_row)):
+            yield function(*block)
+
+
+class _SumByFormula(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        function: RowSumsByFormula,
+        columns: tuple[int, ...] | None,
+        logits: Tensor,
+        *per_row: Tensor,
+    ) -> Tensor:
+        ctx.function, ctx.columns = function, columns
+        ctx.save_for_backward(logits, *per_row)
+        ctx.grad = torch.empty_like(logits)
+        of_blocks = (function(*block) for block in row_blocks(ctx.grad, logits, *per_row))
+        return functools.reduce(torch.add, of_blocks, logits.new_zeros(()))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_sums: Tensor) -> tuple[Tensor | None, ...]:
+        logits, *per_row = ctx.saved_tensors
+        grad, ctx.grad = ctx.grad, None  # handed over: only a second backward pass needs another
+        if grad is None:
+            grad = torch.empty_like(logits)
+            for block in row_blocks(grad, logits, *per_row):
+                ctx.function(*block)
+        parts = [grad] if ctx.columns is None else grad.split(ctx.columns, dim=1)
+        for part, grad_sum in zip(parts, grad_sums.reshape(-1), strict=True):
+            part.mul_(grad_sum)
+        return None, None, grad, *(None for _ in per_row)

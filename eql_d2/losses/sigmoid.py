@@ -2,14 +2,13 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from eql_d2.losses.base import ClassificationLoss, at_least_float32, prior_bias
-from eql_d2.losses.row_blocks import row_blocks
+from eql_d2.losses.row_blocks import sum_by_formula
 
 NegativeWeights = Callable[..., Tensor]
 """Weights of a block of rows, from its classes and further labels: (rows, columns) or what broadcasts to it."""
@@ -52,6 +51,7 @@ def weighted_sigmoid_sum(
     positive_weights: Tensor,
     negative_weights: NegativeWeights,
     *per_row: Tensor,
+    negative_gradients: Tensor | None = None,
 ) -> Tensor:
     """Sum of the binary cross-entropies of all RoIs and columns, each with a weight.
 
@@ -61,9 +61,11 @@ def weighted_sigmoid_sum(
         logits: (R, columns).
         gt_classes: (R,); a class beyond the columns (background without a logit) is a row of negatives.
         positive_weights: (columns,).
-        negative_weights: of a block of ``gt_classes`` and of each of ``per_row``; must not change between the
-            forward and the backward pass.
+        negative_weights: of a block of ``gt_classes`` and of each of ``per_row``; must not change until the backward
+            pass.
         per_row: further tensors with R rows.
+        negative_gradients: (columns,), to which each column's gradients of negatives are added, for losses that
+            keep account of them; not within torch.compile.
 
     Returns:
         A scalar.
@@ -72,45 +74,43 @@ def weighted_sigmoid_sum(
         is_own = gt_classes[:, None] == torch.arange(logits.shape[1], device=logits.device)
         weights = torch.where(is_own, positive_weights, negative_weights(gt_classes, *per_row))
         return (F.softplus(torch.where(is_own, -logits, logits), threshold=50) * weights).sum()
-    return _WeightedSigmoidSum.apply(negative_weights, positive_weights, logits, gt_classes, *per_row)
+    function = functools.partial(_weighted_terms, positive_weights=positive_weights, negative_weights=negative_weights)
+    if negative_gradients is not None:
+        function = functools.partial(function, negative_gradients=negative_gradients)
+    return sum_by_formula(function, logits, gt_classes, *per_row)
 
 
-class _WeightedSigmoidSum(torch.autograd.Function):
-    """The backward pass by formula needs no logarithm, and writes the gradient in place."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        negative_weights: NegativeWeights,
-        positive_weights: Tensor,
-        logits: Tensor,
-        gt_classes: Tensor,
-        *per_row: Tensor,
-    ) -> Tensor:
-        ctx.negative_weights = negative_weights
-        ctx.save_for_backward(positive_weights, logits, gt_classes, *per_row)
-        of_blocks = (
-            _weighted_terms(z, y, positive_weights, negative_weights(y, *others)).sum()
-            for z, y, *others in row_blocks(logits, gt_classes, *per_row)
-        )
-        return functools.reduce(torch.add, of_blocks, logits.new_zeros(()))
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_sum: Tensor) -> tuple[Tensor | None, ...]:
-        positive_weights, logits, *per_row = ctx.saved_tensors
-        grad_logits = torch.empty_like(logits)
-        for grad, z, y, *others in row_blocks(grad_logits, logits, *per_row):
-            torch.sigmoid(z, out=grad).mul_(ctx.negative_weights(y, *others) * grad_sum)
-            own = own_column(y, z)
-            set_own_column(grad, y, -torch.sigmoid(-z.gather(1, own)) * positive_weights[own] * grad_sum)
-        return None, None, grad_logits, *(None for _ in per_row)
-
-
-def _weighted_terms(logits: Tensor, gt_classes: Tensor, positive_weights: Tensor, negative_weights: Tensor) -> Tensor:
-    terms = softplus(logits) * negative_weights
+def _weighted_terms(
+    grad: Tensor | None,
+    logits: Tensor,
+    gt_classes: Tensor,
+    *per_row: Tensor,
+    positive_weights: Tensor,
+    negative_weights: NegativeWeights,
+    negative_gradients: Tensor | None = None,
+) -> Tensor:
+    """Sum of a block's terms; its gradient goes to ``grad``. One exponential and one logarithm a logit."""
+    weights = negative_weights(gt_classes, *per_row)
+    probabilities = torch.sigmoid(logits, out=grad) if grad is not None else logits.sigmoid()
+    # log(1 + e^z) is max(z, 0) - log σ(|z|), and σ(|z|) is the larger of σ(z) and 1 - σ(z).
+    costs = torch.rsub(probabilities, 1)
+    costs = torch.maximum(costs, probabilities, out=costs).log_().neg_().add_(logits.clamp(min=0))
     own = own_column(gt_classes, logits)
-    return set_own_column(terms, gt_classes, softplus(-logits.gather(1, own)) * positive_weights[own])
+    own_logits = logits.gather(1, own)
+    set_own_column(costs, gt_classes, 0.0)
+    if weights.shape in ((logits.shape[1],), (1, logits.shape[1])):  # no pass over the block for the weights
+        total = torch.mv(costs, weights.reshape(-1)).sum()
+    else:
+        total = costs.mul_(weights).sum()
+    has_own = (gt_classes < logits.shape[1])[:, None]
+    total = total + (softplus(-own_logits) * positive_weights[own]).masked_fill_(~has_own, 0).sum()
+    if grad is None and negative_gradients is None:
+        return total
+    gradients = probabilities.mul_(weights)
+    if negative_gradients is not None:
+        negative_gradients += set_own_column(gradients, gt_classes, 0.0).sum(dim=0)
+    set_own_column(gradients, gt_classes, torch.sigmoid(-own_logits).neg_() * positive_weights[own])
+    return total
 
 
 def own_column(gt_classes: Tensor, columns: Tensor) -> Tensor:

@@ -92,11 +92,19 @@ def test_a_later_step_does_not_reach_an_earlier_graph(loss, batch):
 
 
 def test_no_large_tensor_outlives_the_forward_pass(loss, batch):
-    """What a graph keeps of the size of the logits are the logits (and, of one byte each, SEQL's draws)."""
+    """What a graph saves of the size of the logits are the logits, beside the gradient that the node itself holds.
+
+    Nodes within a block, which compute that gradient, are gone by then.
+    """
     logits, gt_classes = batch
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        compute(loss, logits, gt_classes)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
+        values = compute(loss, logits, gt_classes)
+    kept, nodes = [], [value.grad_fn for value in values.values()]
+    while nodes:
+        node = nodes.pop()
+        built_in = [getattr(node, name) for name in dir(node) if name.startswith("_saved_")]
+        kept += [t for t in (*getattr(node, "saved_tensors", ()), *built_in) if isinstance(t, torch.Tensor)]
+        nodes += [following for following, _ in node.next_functions if following is not None]
     large = [t for t in kept if t.numel() >= logits.numel() and t.data_ptr() != logits.data_ptr()]
     assert all(t.dtype == torch.bool for t in large)
 
