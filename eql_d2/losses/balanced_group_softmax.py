@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from eql_d2.losses.base import ClassificationLoss, at_least_float32, class_statistics
-from eql_d2.losses.row_blocks import sum_by_formula
+from eql_d2.losses.row_blocks import Workspace, sum_by_formula
 
 
 class BalancedGroupSoftmax(ClassificationLoss):
@@ -105,9 +105,11 @@ class BalancedGroupSoftmax(ClassificationLoss):
         log_probabilities = torch.cat([part.log_softmax(dim=1) for part in parts], dim=1)
         return -(log_probabilities.gather(1, self.target_logit[gt_classes]) * weights).sum()
 
-    def _sum_by_formula(self, grad: Tensor | None, logits: Tensor, gt_classes: Tensor, weights: Tensor) -> Tensor:
+    def _sum_by_formula(
+        self, shared: Workspace, grad: Tensor | None, logits: Tensor, gt_classes: Tensor, weights: Tensor
+    ) -> Tensor:
         """As :meth:`_sum`, with the gradient to ``grad``: the softmax less 1 at the target, by the weight."""
-        grad = torch.empty_like(logits) if grad is None else grad
+        grad = shared.like("exponentials", logits) if grad is None else grad
         targets = self.target_logit[gt_classes]
         # Only differences to the largest logit: e^z cannot overflow, and log Σ e^z keeps its digits.
         of_parts = zip(

@@ -1,11 +1,13 @@
 """DropLoss: Hsieh et al., AAAI 2021, arXiv 2104.06402."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from eql_d2.losses.activation import ActivatedLoss
 from eql_d2.losses.equalization import checked_image_frequencies, step_threshold
-from eql_d2.losses.row_blocks import row_blocks
+from eql_d2.losses.random_choice import RandomChoice
 
 
 class DropLoss(ActivatedLoss):
@@ -52,33 +54,50 @@ class DropLoss(ActivatedLoss):
 
     def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
         one = logits.new_ones(self.num_classes)
-        if self.training:
-            kept = self.choose_negatives(gt_classes)
+        if not self.training:
+            summed = self.weighted_sum(logits, gt_classes, one, lambda classes: one)
+        elif torch.compiler.is_compiling():
+            kept = self._draw_at_once(gt_classes)
             summed = self.weighted_sum(logits, gt_classes, one, lambda classes, kept: kept.to(one.dtype), kept)
         else:
-            summed = self.weighted_sum(logits, gt_classes, one, lambda classes: one)
+            draw, rows = self._drawing(gt_classes)
+            weights = lambda classes, rows: draw(classes, rows).to(one.dtype)  # noqa: E731
+            summed = self.weighted_sum(logits, gt_classes, one, weights, rows)
         return {"loss_cls": summed / max(len(gt_classes), 1)}
 
     @torch.no_grad()
     def choose_negatives(self, gt_classes: Tensor) -> Tensor:
         """Draw which negatives are kept: (R,) classes to (R, K) bool, without meaning at the RoI's own class."""
-        of_background = self.keep_probability(gt_classes)
-        of_foreground = (~self.is_tail).to(of_background.dtype)
-        is_background = (gt_classes == self.num_classes)[:, None]
-        kept = torch.empty(len(gt_classes), self.num_classes, dtype=torch.bool, device=gt_classes.device)
-        for block, background in row_blocks(kept, is_background):
-            # Of numbers in [0, 1) none is below 0, and all are below 1.
-            probability = torch.where(background, of_background, of_foreground)
-            block.copy_(torch.rand(block.shape, device=block.device) < probability)
-        return kept
+        draw, rows = self._drawing(gt_classes)
+        return draw(gt_classes, rows)
+
+    def _drawing(self, gt_classes: Tensor) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
+        """What draws for a block, from its classes and the indices of its rows; and the indices of all rows."""
+        choice = RandomChoice(gt_classes.device)
+        of_tail = self._tail_probability(gt_classes)
+        never = ~self.is_tail
+
+        def draw(gt_classes: Tensor, rows: Tensor) -> Tensor:
+            kept = choice.draw(rows, self.num_classes, of_tail)
+            return kept.logical_and_((gt_classes == self.num_classes)[:, None]).logical_or_(never)
+
+        return draw, torch.arange(len(gt_classes))
+
+    def _draw_at_once(self, gt_classes: Tensor) -> Tensor:
+        of_background, of_foreground = self.keep_probability(gt_classes), (~self.is_tail).to(torch.float32)
+        probability = torch.where((gt_classes == self.num_classes)[:, None], of_background, of_foreground)
+        # Of numbers in [0, 1) none is below 0, and all are below 1.
+        return torch.rand(probability.shape, device=gt_classes.device) < probability
+
+    def _tail_probability(self, gt_classes: Tensor) -> Tensor:
+        """Scalar probability that a background RoI's negative of a tail class is kept."""
+        is_foreground = gt_classes < self.num_classes
+        num_tail = (self.is_tail[gt_classes.clamp(max=self.num_classes - 1)] & is_foreground).sum()
+        return (num_tail / is_foreground.sum()).nan_to_num(nan=1.0)  # NaN without foreground
 
     def keep_probability(self, gt_classes: Tensor) -> Tensor:
         """(K,) probabilities that a background RoI's negative is kept, from the (R,) classes of the mini-batch."""
-        is_foreground = gt_classes < self.num_classes
-        num_foreground = is_foreground.sum()
-        num_tail = (self.is_tail[gt_classes.clamp(max=self.num_classes - 1)] & is_foreground).sum()
-        tail = num_tail / num_foreground  # NaN without foreground
-        return torch.where(self.is_tail, tail, 1.0).nan_to_num(nan=1.0)
+        return torch.where(self.is_tail, self._tail_probability(gt_classes), 1.0)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, lambda_={self.lambda_}, tail_classes={int(self.is_tail.sum())}"

@@ -89,21 +89,20 @@ class EqualizationLoss(ActivatedLoss):
         Returns:
             ``{"loss_cls": scalar}``.
         """
-        of_foreground = 1 - self.tail_weight.to(logits.dtype)
-        of_either = torch.stack([of_foreground, torch.ones_like(of_foreground)])
+        one = torch.ones_like(self.tail_weight, dtype=logits.dtype) / max(len(gt_classes), 1)
+        of_foreground = one * (1 - self.tail_weight.to(logits.dtype))
+        of_either = torch.stack([of_foreground, one])
 
         def negative_weights(gt_classes: Tensor, verified_classes: Tensor | None = None) -> Tensor:
             weights = of_foreground[None]
             if self.exclude_background:
                 weights = of_either.index_select(0, (gt_classes == self.num_classes).int())
             if verified_classes is not None:
-                weights = weights.masked_fill(verified_classes, 1)
+                weights = torch.where(verified_classes, one, weights)
             return weights
 
         verified = () if verified_classes is None else (verified_classes,)
-        one = of_either[1]
-        summed = self.weighted_sum(logits, gt_classes, one, negative_weights, *verified)
-        return {"loss_cls": summed / max(len(gt_classes), 1)}
+        return {"loss_cls": self.weighted_sum(logits, gt_classes, one, negative_weights, *verified)}
 
     def extra_repr(self) -> str:
         spared = int((self.tail_weight > 0.5).sum())

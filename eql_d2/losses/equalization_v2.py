@@ -58,19 +58,20 @@ class EqualizationLossV2(StatefulLoss, SigmoidLoss):
 
     def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
         positive, negative = self.class_weights(logits.dtype)
+        size = max(len(gt_classes), 1)
         collected = None
         if self.training and not torch.compiler.is_compiling():
             collected = torch.zeros_like(negative)  # where the loss passes by each gradient anyway
         summed = weighted_sigmoid_sum(
-            logits, gt_classes, positive, lambda classes: negative, negative_gradients=collected
+            logits, gt_classes, positive / size, lambda classes: negative / size, negative_gradients=collected
         )
         if self.training:
             of_positives = self._sum_positives(logits.detach(), gt_classes) * positive
             of_negatives = (
-                self._sum_negatives(logits.detach(), gt_classes) * negative if collected is None else collected
+                self._sum_negatives(logits.detach(), gt_classes) * negative if collected is None else collected * size
             )
             self._collect(torch.stack([of_positives, of_negatives]))
-        return {"loss_cls": summed / max(len(gt_classes), 1)}
+        return {"loss_cls": summed}
 
     def class_weights(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """Weights of positives and of negatives by the present gradient ratios, (num_logits,) each; 1 of objectness."""

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BLOCK_ELEMENTS = {"cpu": 2**18}
-"""Elements of a block by type of device: 1 MB of float32 fits a CPU core's cache."""
+BLOCK_ELEMENTS = {"cpu": 2**19}
+"""Elements of a block by type of device: 2 MB of float32 are about a CPU core's cache, and smaller blocks cost more in
+calls than they save."""
 OTHER_BLOCK_ELEMENTS = 2**22
 """On a GPU larger blocks, so that a usual batch is one or two of them."""
 
@@ -35,7 +36,22 @@ def row_blocks(*per_row: Tensor) -> Iterator[tuple[Tensor, ...]]:
 RowSums = Callable[..., Tensor]
 """Of a block of logits and of each of the per-row tensors: its sums, of any one shape."""
 RowSumsByFormula = Callable[..., Tensor]
-"""As :data:`RowSums`, but first comes a block to write the sums' gradient to, or None where none is wanted."""
+"""As :data:`RowSums`, but before the logits come a :class:`Workspace`, and the block to write the sums' gradient to, or
+None where none is wanted."""
+
+
+class Workspace:
+    """Memory that the blocks of one call share; each new tensor of that size would be fresh pages of the system."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[str, Tensor] = {}
+
+    def like(self, name: str, block: Tensor) -> Tensor:
+        """A tensor of a block's shape and type, of any content; the same memory for the same name."""
+        tensor = self._tensors.get(name)
+        if tensor is None or len(tensor) < len(block) or tensor.shape[1:] != block.shape[1:]:
+            tensor = self._tensors[name] = torch.empty_like(block, memory_format=torch.contiguous_format)
+        return tensor[: len(block)]
 
 
 def sum_over_rows(function: RowSums, logits: Tensor, *per_row: Tensor) -> Tensor:
@@ -73,7 +89,7 @@ def sum_by_formula(
         The sums over all R rows: a scalar, or (n,).
     """
     if not _needs_gradient(logits):
-        return _sum_of_blocks(functools.partial(function, None), logits, *per_row)
+        return _sum_of_blocks(functools.partial(function, Workspace(), None), logits, *per_row)
     return _SumByFormula.apply(function, columns, logits, *per_row)
 
 
@@ -121,7 +137,9 @@ class _SumOverRows(torch.autograd.Function):
             for grad_block, block, *others in row_blocks(grad_logits, logits, *per_row):
                 leaf = block.detach().requires_grad_()
                 sums = ctx.function(leaf, *others)
-                grad_block.copy_(torch.autograd.grad(sums, leaf, grad_sums)[0])
+                grad_block.copy_(torch.autograd.grad(sums, leaf, grad_sums if sums.dim() else None)[0])
+        if not grad_sums.dim():  # by the same steps as the first time, and so to the last bit
+            grad_logits.mul_(grad_sums)
         return None, grad_logits, *(None for _ in per_row)
 
 
@@ -147,7 +165,8 @@ class _SumByFormula(torch.autograd.Function):
         ctx.function, ctx.columns = function, columns
         ctx.save_for_backward(logits, *per_row)
         ctx.grad = torch.empty_like(logits)
-        of_blocks = (function(*block) for block in row_blocks(ctx.grad, logits, *per_row))
+        shared = Workspace()
+        of_blocks = (function(shared, *block) for block in row_blocks(ctx.grad, logits, *per_row))
         return functools.reduce(torch.add, of_blocks, logits.new_zeros(()))
 
     @staticmethod
@@ -157,9 +176,29 @@ class _SumByFormula(torch.autograd.Function):
         grad, ctx.grad = ctx.grad, None  # handed over: only a second backward pass needs another
         if grad is None:
             grad = torch.empty_like(logits)
+            shared = Workspace()
             for block in row_blocks(grad, logits, *per_row):
-                ctx.function(*block)
+                ctx.function(shared, *block)
         parts = [grad] if ctx.columns is None else grad.split(ctx.columns, dim=1)
         for part, grad_sum in zip(parts, grad_sums.reshape(-1), strict=True):
-            part.mul_(grad_sum)
+            if grad_sum.is_cuda or grad_sum != 1:  # a GPU would have to be waited for
+                part.mul_(grad_sum)
         return None, None, grad, *(None for _ in per_row)
+
+
+def softmax_costs(grad: Tensor | None, logits: Tensor, targets: Tensor) -> Tensor:
+    """Sum of the softmax cross-entropies of rows, by one exponential a logit.
+
+    Args:
+        grad: what the gradient is written to, if any; it may be ``logits`` itself.
+        logits: (rows, columns).
+        targets: (rows,).
+    """
+    own = targets[:, None]
+    own_logits = logits.gather(1, own)
+    largest = logits.amax(dim=1, keepdim=True)
+    exponentials = torch.sub(logits, largest, out=grad).exp_()
+    total = exponentials.sum(dim=1, keepdim=True)
+    if grad is not None:
+        grad.div_(total).scatter_add_(1, own, grad.new_full((), -1.0).expand_as(own))
+    return (largest + total.log() - own_logits).sum()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from eql_d2.losses.base import at_least_float32
 from eql_d2.losses.distributed import sum_over_processes
-from eql_d2.losses.row_blocks import sum_by_formula
+from eql_d2.losses.row_blocks import Workspace, softmax_costs, sum_by_formula
 from eql_d2.losses.stateful import StatefulLoss
 
 
@@ -101,24 +101,26 @@ class SeesawLoss(StatefulLoss):
         factors = F.pad(factors, (0, int(self.has_background)))
         return F.cross_entropy(logits + factors, gt_classes, reduction="sum")[None]
 
-    def _sums_by_formula(self, grad: Tensor | None, logits: Tensor, gt_classes: Tensor, log_counts: Tensor) -> Tensor:
+    def _sums_by_formula(
+        self, shared: Workspace, grad: Tensor | None, logits: Tensor, gt_classes: Tensor, log_counts: Tensor
+    ) -> Tensor:
         """Of a block, with the gradient to ``grad``: that of a softmax, the factors being constants."""
         if not self.objectness:
             factors = self._log_seesaw_factors(logits[:, : self.num_classes], gt_classes, log_counts)
             factors.masked_fill_((gt_classes == self.num_classes)[:, None], 0)
             adjusted = logits.clone()
             adjusted[:, : self.num_classes] += factors
-            return _softmax_costs(grad, adjusted, gt_classes)[None]
+            return softmax_costs(grad, adjusted, gt_classes)[None]
         class_logits, objectness_logits = logits.split([self.num_classes, 2], dim=1)
         of_classes, of_objectness = (None, None) if grad is None else grad.split([self.num_classes, 2], dim=1)
         rows = (gt_classes < self.num_classes).nonzero().squeeze(1)  # background RoIs have no class term
         own, chosen = gt_classes[rows], class_logits[rows]
         adjusted = self._log_seesaw_factors(chosen, own, log_counts).add_(chosen)
-        classes = _softmax_costs(None if grad is None else adjusted, adjusted, own)
+        classes = softmax_costs(None if grad is None else adjusted, adjusted, own)
         if of_classes is not None:
             of_classes.zero_().index_copy_(0, rows, adjusted)
         is_background = (gt_classes == self.num_classes).long()
-        return torch.stack([classes, _softmax_costs(of_objectness, objectness_logits, is_background)])
+        return torch.stack([classes, softmax_costs(of_objectness, objectness_logits, is_background)])
 
     @torch.no_grad()
     def _count_samples(self, gt_classes: Tensor) -> None:
@@ -145,15 +147,3 @@ class SeesawLoss(StatefulLoss):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, p={self.p}, q={self.q}, eps={self.eps}"
-
-
-def _softmax_costs(grad: Tensor | None, logits: Tensor, targets: Tensor) -> Tensor:
-    """Sum of the softmax cross-entropies of rows, their gradient to ``grad``, which may be ``logits`` itself."""
-    own = targets[:, None]
-    own_logits = logits.gather(1, own)
-    largest = logits.amax(dim=1, keepdim=True)
-    exponentials = torch.sub(logits, largest, out=grad).exp_()
-    total = exponentials.sum(dim=1, keepdim=True)
-    if grad is not None:
-        grad.div_(total).scatter_add_(1, own, grad.new_full((), -1.0).expand_as(own))
-    return (largest + total.log() - own_logits).sum()

@@ -8,10 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eql_d2.losses.base import ClassificationLoss, at_least_float32, prior_bias
-from eql_d2.losses.row_blocks import sum_by_formula
+from eql_d2.losses.row_blocks import Workspace, sum_by_formula
 
 NegativeWeights = Callable[..., Tensor]
 """Weights of a block of rows, from its classes and further labels: (rows, columns) or what broadcasts to it."""
+
+
+_NO_OVERFLOW = 80.0  # e^z is finite below, in float32, too
 
 
 class SigmoidLoss(ClassificationLoss):
@@ -81,6 +84,7 @@ def weighted_sigmoid_sum(
 
 
 def _weighted_terms(
+    shared: Workspace,
     grad: Tensor | None,
     logits: Tensor,
     gt_classes: Tensor,
@@ -90,18 +94,18 @@ def _weighted_terms(
     negative_gradients: Tensor | None = None,
 ) -> Tensor:
     """Sum of a block's terms; its gradient goes to ``grad``. One exponential and one logarithm a logit."""
+    columns = logits.shape[1]
     weights = negative_weights(gt_classes, *per_row)
-    probabilities = torch.sigmoid(logits, out=grad) if grad is not None else logits.sigmoid()
-    # log(1 + e^z) is max(z, 0) - log σ(|z|), and σ(|z|) is the larger of σ(z) and 1 - σ(z).
-    costs = torch.rsub(probabilities, 1)
-    costs = torch.maximum(costs, probabilities, out=costs).log_().neg_().add_(logits.clamp(min=0))
+    probabilities, costs = _sigmoid_and_softplus(
+        logits, shared.like("probabilities", logits) if grad is None else grad, shared.like("costs", logits)
+    )
     own = own_column(gt_classes, logits)
     own_logits = logits.gather(1, own)
     set_own_column(costs, gt_classes, 0.0)
-    if weights.shape in ((logits.shape[1],), (1, logits.shape[1])):  # no pass over the block for the weights
+    if weights.shape in ((columns,), (1, columns)):
         total = torch.mv(costs, weights.reshape(-1)).sum()
     else:
-        total = costs.mul_(weights).sum()
+        total = torch.dot(costs.reshape(-1), weights.expand_as(costs).reshape(-1))
     has_own = (gt_classes < logits.shape[1])[:, None]
     total = total + (softplus(-own_logits) * positive_weights[own]).masked_fill_(~has_own, 0).sum()
     if grad is None and negative_gradients is None:
@@ -111,6 +115,18 @@ def _weighted_terms(
         negative_gradients += set_own_column(gradients, gt_classes, 0.0).sum(dim=0)
     set_own_column(gradients, gt_classes, torch.sigmoid(-own_logits).neg_() * positive_weights[own])
     return total
+
+
+def _sigmoid_and_softplus(logits: Tensor, probabilities: Tensor, costs: Tensor) -> tuple[Tensor, Tensor]:
+    """σ(z) and log(1 + e^z), into the given tensors."""
+    if logits.device.type == "cpu" and logits.numel() and logits.amax() < _NO_OVERFLOW:
+        torch.exp(logits, out=probabilities)
+        torch.add(probabilities, 1, out=costs)
+        return probabilities.div_(costs), costs.log_()
+    torch.sigmoid(logits, out=probabilities)
+    # log(1 + e^z) is max(z, 0) - log σ(|z|), and σ(|z|) is the larger of σ(z) and 1 - σ(z).
+    log = torch.maximum(probabilities, 1 - probabilities).log_()
+    return probabilities, torch.clamp(logits, min=0, out=costs).sub_(log)
 
 
 def own_column(gt_classes: Tensor, columns: Tensor) -> Tensor:

@@ -1,12 +1,15 @@
 """Softmax Equalization Loss (SEQL): Tan et al., CVPR 2020, arXiv 2003.05176, section 5."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from eql_d2.losses.base import ClassificationLoss, at_least_float32, class_statistics
 from eql_d2.losses.equalization import step_threshold
-from eql_d2.losses.row_blocks import sum_over_rows
+from eql_d2.losses.random_choice import RandomChoice
+from eql_d2.losses.row_blocks import Workspace, softmax_costs, sum_by_formula
 
 
 class SoftmaxEqualizationLoss(ClassificationLoss):
@@ -48,17 +51,45 @@ class SoftmaxEqualizationLoss(ClassificationLoss):
         self.register_buffer("is_tail", step_threshold(frequencies, lambda_).bool(), persistent=False)
 
     def compute(self, logits: Tensor, gt_classes: Tensor) -> dict[str, Tensor]:
-        dropped: tuple[Tensor, ...] = ()
+        if torch.compiler.is_compiling():
+            summed = self._compiled_sum(logits, gt_classes)
+        else:
+            choice = RandomChoice(logits.device) if self.training else None
+            function = partial(self._sum_by_formula, choice=choice)
+            summed = sum_by_formula(function, logits, gt_classes, torch.arange(len(gt_classes)))
+        return {"loss_cls": summed / max(len(gt_classes), 1)}
+
+    def _compiled_sum(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
         if self.training:
             drawn = torch.empty(logits.shape, dtype=torch.bool, device=logits.device).bernoulli_(self.gamma)
-            dropped = (drawn.logical_and_(self.is_tail).scatter_(1, gt_classes[:, None], False),)
-        return {"loss_cls": sum_over_rows(self._sum, logits, gt_classes, *dropped) / max(len(gt_classes), 1)}
-
-    @staticmethod
-    def _sum(logits: Tensor, gt_classes: Tensor, dropped: Tensor | None = None) -> Tensor:
-        if dropped is not None:
+            dropped = drawn.logical_and_(self.is_tail).scatter_(1, gt_classes[:, None], False)
             logits = logits.masked_fill(dropped, -torch.inf)
         return F.cross_entropy(logits, gt_classes, reduction="sum")
+
+    def _sum_by_formula(
+        self,
+        shared: Workspace,
+        grad: Tensor | None,
+        logits: Tensor,
+        gt_classes: Tensor,
+        rows: Tensor,
+        choice: RandomChoice | None,
+    ) -> Tensor:
+        """Of a block: a softmax whose dropped terms are 0."""
+        if choice is None:
+            return softmax_costs(grad, logits, gt_classes)
+        own = gt_classes[:, None]
+        dropped = choice.draw(rows, self.num_classes, torch.tensor(self.gamma)).logical_and_(self.is_tail)
+        dropped.scatter_(1, own, False)
+        exponentials = torch.where(dropped, -torch.inf, logits)
+        largest = exponentials.amax(dim=1, keepdim=True)
+        # The exponential of -infinity is slow on a CPU: dropped terms get a finite one, and then 0.
+        exponentials = shared.like("exponentials", logits) if grad is None else grad
+        torch.sub(logits, largest, out=exponentials).clamp_(max=0).exp_().masked_fill_(dropped, 0)
+        total = exponentials.sum(dim=1, keepdim=True)
+        if grad is not None:
+            grad.div_(total).scatter_add_(1, own, grad.new_full((), -1.0).expand_as(own))
+        return (largest + total.log() - logits.gather(1, own)).sum()
 
     def scores(self, logits: Tensor) -> Tensor:
         """Softmax of (R, K) logits: (R, K) scores, without a column for background."""

@@ -10,5 +10,5 @@ def test_a_missing_image_is_named(tiny_set, tmp_path):
     results, output = tmp_path / "results.json", tmp_path / "sheet.png"
     results.write_text("[]")
     with pytest.raises(UserError, match=f"^Image {tmp_path}/.*jpg is missing or unreadable.$"):
-        save_detection_pictures(results, tiny_set / "val.json", tmp_path, output)
+        save_detection_pictures({"softmax": results}, tiny_set / "val.json", tmp_path, output)
     assert not output.exists()

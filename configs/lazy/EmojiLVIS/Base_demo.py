@@ -1,23 +1,37 @@
-"""A small Mask R-CNN, from scratch, for EmojiLVIS's demo set on two CPU cores: the twin of EmojiLVIS/Base-demo.yaml."""
+"""A small Mask R-CNN for EmojiLVIS's demo set, from shipped weights: the twin of EmojiLVIS/Base-demo.yaml."""
 
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
 from detectron2.layers import ShapeSpec
+from detectron2.modeling.backbone.resnet import BottleneckBlock, ResNet
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
 from eql_d2.data.category_counts import dataset_counts
 from eql_d2.losses import build_loss
 from eql_d2.modeling import LongTailPredictor, LongTailROIHeads, LongTailRPN
+from eql_d2.package_files import configs_folder
 
 from ..common.lvis_v1 import dataloader
 from ..common.train import train
 
 model = model_zoo.get_config("common/models/mask_rcnn_fpn.py").model
 model.pixel_std = [57.375, 57.120, 58.395]
-model.backbone.bottom_up.stem.norm = "BN"
-model.backbone.bottom_up.stages = {"_target_": model.backbone.bottom_up.stages._target_, "depth": 18, "norm": "BN"}
+model.backbone.bottom_up.stem.update(norm="BN", out_channels=32)
+model.backbone.bottom_up.stages = [  # R50 at a quarter of its width
+    L(ResNet.make_stage)(
+        block_class=BottleneckBlock,
+        num_blocks=blocks,
+        stride_per_block=[stride] + [1] * (blocks - 1),
+        in_channels=in_channels,
+        bottleneck_channels=width,
+        out_channels=4 * width,
+        stride_in_1x1=True,
+        norm="BN",
+    )
+    for blocks, stride, in_channels, width in ((3, 1, 32, 16), (4, 2, 64, 32), (6, 2, 128, 64), (3, 2, 256, 128))
+]
 model.backbone.update(out_channels=64, norm="BN")
 model.proposal_generator.update(
     _target_=LongTailRPN,
@@ -42,6 +56,7 @@ model.roi_heads.box_predictor.update(
     input_shape=ShapeSpec(channels=256),
     test_score_thresh=0.0001,
     test_topk_per_image=100,
+    cls_agnostic_bbox_reg=True,  # rare classes have too few boxes to learn their own
     loss=L(build_loss)(
         method="softmax",
         num_classes="${..num_classes}",
@@ -66,13 +81,14 @@ dataloader.test.update(name="emoji_lvis_demo_val", num_workers=1)
 dataloader.test.mapper.augmentations = [L(T.ResizeShortestEdge)(short_edge_length=128, max_size=128)]
 dataloader.evaluator.max_dets_per_image = 100
 
-train.update(max_iter=1200, eval_period=0, seed=1, cpu_threads=1)
-train.checkpointer.period = 400
+train.update(max_iter=600, eval_period=0, seed=1, cpu_threads=1)
+train.init_checkpoint = str(configs_folder() / "EmojiLVIS" / "pretrained.safetensors")
+train.checkpointer.period = 100
 
 optimizer = model_zoo.get_config("common/optim.py").SGD
 optimizer.lr = 0.03
 lr_multiplier = L(WarmupParamScheduler)(
-    scheduler=L(MultiStepParamScheduler)(values=[1.0, 0.1], milestones=[900], num_updates="${train.max_iter}"),
-    warmup_length=50 / 1200,
+    scheduler=L(MultiStepParamScheduler)(values=[1.0, 0.1], milestones=[450], num_updates="${train.max_iter}"),
+    warmup_length=50 / 600,
     warmup_factor=0.001,
 )
