@@ -2,7 +2,7 @@
 #   PYTHON=...             the Python to build on (3.10 to 3.13; default python3 or what is on PATH)
 #   VENV=...               the environment's folder (default .venv)
 #   JOBS=...               processes that `make test` shares the tests among (default 2)
-#   ARGS=...               options of `make mutants` (--help prints them)
+#   ARGS=...               options of `make demo` and `make mutants` (--help prints them)
 #   DETECTRON2_SOURCE=...  folder or git URL of official Detectron2 sources to compile
 VENV ?= .venv
 JOBS ?= 2
@@ -21,8 +21,8 @@ help:  ## print this list
 setup:  ## make .venv: locked packages, Detectron2, this package
 	@$(HOST_PYTHON) tools/set_up.py
 
-demo: setup  ## train EQL on EmojiLVIS, evaluate, show numbers and pictures (6 minutes on 2 cores)
-	@$(BIN)/python tools/demo.py
+demo: setup  ## train softmax and BAGS on EmojiLVIS, compare them (ARGS=--quick: a minute)
+	@$(BIN)/python tools/demo.py $(ARGS)
 
 test: setup  ## run the tests except the slow ones
 	@$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=10

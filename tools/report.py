@@ -9,7 +9,7 @@ errors coloured. What a run lacks is left out, and the page says why.
 
 Examples:
     python tools/report.py --runs benchmarks/ledger --output methods.html
-    python tools/report.py --runs output/demo/eql output/demo/softmax
+    python tools/report.py --runs output/demo/softmax output/demo/bags
     python tools/report.py --runs benchmarks/ledger --baseline sigmoid \\
         --series eql eqlv2
 
