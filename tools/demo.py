@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument(
         "--method", default="bags", choices=METHODS, help="what to compare softmax with (default: bags)"
     )
-    parser.add_argument("--quick", action="store_true", help="a sixth of the training: one minute, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="a quarter of the training: a minute, to see that it runs")
     arguments = parser.parse_args()
     start = time.monotonic()
     os.chdir(ROOT)  # configs and datasets are found from here

@@ -81,14 +81,14 @@ dataloader.test.update(name="emoji_lvis_demo_val", num_workers=1)
 dataloader.test.mapper.augmentations = [L(T.ResizeShortestEdge)(short_edge_length=128, max_size=128)]
 dataloader.evaluator.max_dets_per_image = 100
 
-train.update(max_iter=600, eval_period=0, seed=1, cpu_threads=1)
+train.update(max_iter=430, eval_period=0, seed=1, cpu_threads=1)
 train.init_checkpoint = str(configs_folder() / "EmojiLVIS" / "pretrained.safetensors")
 train.checkpointer.period = 100
 
 optimizer = model_zoo.get_config("common/optim.py").SGD
 optimizer.lr = 0.03
 lr_multiplier = L(WarmupParamScheduler)(
-    scheduler=L(MultiStepParamScheduler)(values=[1.0, 0.1], milestones=[450], num_updates="${train.max_iter}"),
-    warmup_length=50 / 600,
+    scheduler=L(MultiStepParamScheduler)(values=[1.0, 0.1], milestones=[400], num_updates="${train.max_iter}"),
+    warmup_length=50 / 430,
     warmup_factor=0.001,
 )
