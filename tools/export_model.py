@@ -17,8 +17,9 @@ Examples:
         --output bags.pt
     python tools/export_model.py --weights model_final.pth --format onnx \\
         --output bags.onnx --threshold 0.05
-    python tools/export_model.py --weights model_final.pth --format safetensors \\
-        --half --without "*.cls_score.*" --output start.safetensors
+    python tools/export_model.py --weights model_final.pth \\
+        --format safetensors --half --without "*.cls_score.*" \\
+        --output start.safetensors
 """
 
 import argparse
@@ -56,7 +57,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint, e.g. RUN/model_final.pth")
     parser.add_argument("--config-file", default="", metavar="FILE", help="config, if the checkpoint has none")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="file to write, as eql.pt")
-    parser.add_argument("--format", default="torchscript", choices=(*FORMATS, WEIGHTS_ALONE, *REFUSED_FORMS))
+    parser.add_argument(
+        "--format",
+        default="torchscript",
+        choices=(*FORMATS, WEIGHTS_ALONE, *REFUSED_FORMS),
+        metavar="FORMAT",
+        help=f"{', '.join((*FORMATS, WEIGHTS_ALONE))} (default: torchscript)",
+    )
     parser.add_argument("--threshold", type=float, default=0.05, help="least score of a detection (default: 0.05)")
     alone = parser.add_argument_group("with --format safetensors")
     alone.add_argument("--half", action="store_true", help="half precision but for vectors (biases, normalization)")
