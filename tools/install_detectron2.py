@@ -49,7 +49,7 @@ name = "detectron2"
 version = "{VERSION}"
 description = "Detectron2 v0.6 with the edits of eql_d2's tools/detectron2_edits.py, without compiled code"
 license = {{ text = "Apache-2.0" }}
-requires-python = ">=3.10,<3.14"
+requires-python = ">=3.10,<3.15"
 dependencies = [
     "torch>=2.1",
     "torchvision>=0.16",

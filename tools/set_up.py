@@ -2,7 +2,7 @@
 
 Runs on any Python 3.7+ with its standard library only. Reads from the
 environment, each optional:
-  PYTHON              the Python for the environment (3.10 to 3.13)
+  PYTHON              the Python for the environment (3.10 to 3.14; uv fetches one)
   VENV                the environment's folder, default .venv
   DETECTRON2_SOURCE   folder or git URL[@revision] of official sources to
                       compile; `release` returns to the default; when unset, an
@@ -19,6 +19,7 @@ Examples:
 import argparse
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -38,7 +39,8 @@ TOOLS = ROOT / "tools"
 
 UV_VERSION = "0.13.9"
 UV_AT_LEAST = (0, 6)
-PYTHONS = ((3, 10), (3, 11), (3, 12), (3, 13))
+PYTHONS = ((3, 10), (3, 11), (3, 12), (3, 13), (3, 14))
+FETCHED_PYTHON = "3.11"  # on a machine without one of them; what the tests run on
 PROBE = "import sys; print(*sys.version_info[:2], sys.executable)"
 
 
@@ -80,20 +82,42 @@ def requested_python():
         return None
     version, path = probe(os.path.expanduser(name))
     if version is None:
-        raise UserError(f"PYTHON={name}: there is no such Python; name one of version 3.10, 3.11, 3.12 or 3.13")
+        raise UserError(f"PYTHON={name}: there is no such Python; name one of version 3.10 to 3.14")
     if version not in PYTHONS:
-        raise UserError(f"PYTHON={name}: this is Python {version[0]}.{version[1]}; 3.10, 3.11, 3.12 or 3.13 is needed")
+        raise UserError(f"PYTHON={name}: this is Python {version[0]}.{version[1]}; 3.10 to 3.14 is needed")
     return version, path
 
 
 def find_python():
-    """(version, path) of the Python to build on: this one if it is in range, else one on PATH."""
-    for name in (sys.executable, "python3.13", "python3.12", "python3.11", "python3.10"):
+    """(version, path) of the Python to build on: this one if it is in range, one on PATH, or one that uv fetches."""
+    for name in (sys.executable, "python3.13", "python3.12", "python3.11", "python3.10", "python3.14"):
         version, path = probe(name)
         if version in PYTHONS:
             return version, path
-    here = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    raise UserError(f"Python 3.10 to 3.13 is needed (python3 is {here}); install one or name it: PYTHON=...")
+    return fetch_python()
+
+
+@functools.lru_cache(maxsize=1)
+def fetch_python():
+    """(version, path) of a Python that uv keeps for the user, and fetches where it has none."""
+    here = f"python3 is {sys.version_info[0]}.{sys.version_info[1]}"
+    print(f"fetching Python {FETCHED_PYTHON} by uv ({here}; 3.10 to 3.14 is needed)")
+    uv = find_uv(sys.executable)
+    env = environment_for(uv, sys.executable)
+    # Of uv's own Pythons, and nothing linked into the user's ~/.local/bin.
+    env.update(UV_PYTHON_DOWNLOADS="automatic", UV_PYTHON_PREFERENCE="only-managed", UV_PYTHON_INSTALL_BIN="0")
+    done = subprocess.run([uv, "python", "install", FETCHED_PYTHON], env=env, capture_output=True, text=True)
+    if done.returncode == 0:
+        found = subprocess.run([uv, "python", "find", FETCHED_PYTHON], env=env, capture_output=True, text=True)
+        version, path = probe(found.stdout.strip())
+        if version in PYTHONS:
+            return version, path
+    said = done.stderr.strip().splitlines() or ["no reason given"]
+    reason = said[-1].replace("cause:", "").strip()
+    raise UserError(
+        f"Python 3.10 to 3.14 is needed ({here}), and uv could not fetch one ({reason}); "
+        "install one or name it: PYTHON=..."
+    )
 
 
 def uv_version(uv):
