@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import errno
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -139,7 +140,14 @@ def leave(status: int = 0) -> None:
     """
     for child in multiprocessing.active_children():  # loaders' workers, which have nothing to lose
         child.kill()
+    sys.unraisablehook = _tell_but_a_full_disk
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _tell_but_a_full_disk(unraisable: Any) -> None:
+    """What files that are closed now cannot take has been told before."""
+    if getattr(unraisable.exc_value, "errno", None) not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        sys.__unraisablehook__(unraisable)
