@@ -191,7 +191,11 @@ def test_a_value_that_does_not_fit(tmp_path, override, sentence):
         ("EmojiLVIS/demo_eql.yaml", [], "is no lazy config, which is a Python file"),
         ("lazy/EmojiLVIS/demo_eql.py", ["train.max_iter=["], "do not fit"),
         ("lazy/EmojiLVIS/demo_eql.py", ["dataloader.train.names=nothing"], "'nothing' is not registered"),
-        ("lazy/EmojiLVIS/demo_eql.py", [*SMALL, "--eval-only"], "train.init_checkpoint, or add --resume"),
+        (
+            "lazy/EmojiLVIS/demo_eql.py",
+            [*SMALL, "train.init_checkpoint=", "--eval-only"],
+            "train.init_checkpoint, or add --resume",
+        ),
     ],
 )
 def test_mistakes_before_the_start(config, options, sentence, tmp_path, twin_sets):
