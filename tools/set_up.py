@@ -296,16 +296,39 @@ def set_up(environment):
 
 def write_lock(environment):
     """Resolve pyproject.toml into requirements.lock; pins that still fit are kept."""
-    options = ["--all-extras", "--universal", "--python-version", "3.10", "--generate-hashes"]
+    options = [f"--extra={name}" for name in extras() if name != "docs"]
+    options += ["--universal", "--python-version", "3.10", "--generate-hashes"]
     options += ["--no-emit-index-url", "--custom-compile-command", "make lock", "--output-file", LOCK.name]
     environment.uv("pip", "compile", "pyproject.toml", *options, doing="resolving pyproject.toml")
     print(f"wrote {LOCK.name}")
+
+
+def extras():
+    """Extra -> its packages, as pyproject.toml lists them (Pythons before 3.11 cannot read TOML)."""
+    section = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    lists = re.findall(r"^([a-z_]+) = \[(.*?)\]$", section, re.MULTILINE | re.DOTALL)
+    return {name: re.findall(r'"([^"]+)"', packages) for name, packages in lists}
+
+
+def set_up_docs():
+    """Make .cache/docs, the environment that builds the site; nothing is done where it has what the extra says."""
+    environment = Environment(CACHE / "docs")
+    key = digest(*extras()["docs"])
+    if environment.stamp.get("docs") == key and environment.python.exists():
+        return
+    environment.create(*find_python())
+    print("installing the packages that build the site")
+    environment.uv(
+        "pip", "install", "--python", environment.python, *extras()["docs"], doing="installing the docs extra"
+    )
+    environment.record(docs=key)
 
 
 def main():
     """Set up the environment and say how long it took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lock", action="store_true", help="write requirements.lock instead")
+    parser.add_argument("--docs", action="store_true", help="set up what builds the site of the docs instead")
     arguments = parser.parse_args()
     started = time.time()
     folder = Path(os.path.abspath(ROOT / os.path.expanduser(os.environ.get("VENV") or ".venv")))
@@ -315,7 +338,9 @@ def main():
     try:
         with open(CACHE / "setup.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # a second `make` in the same clone waits
-            if arguments.lock:
+            if arguments.docs:
+                set_up_docs()
+            elif arguments.lock:
                 write_lock(Environment(folder))
             elif set_up(Environment(folder)):
                 print(f"{folder} is ready after {time.time() - started:.0f} s")
