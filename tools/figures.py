@@ -10,9 +10,9 @@
   long-tail         training images of each class
 
 Examples:
-    python tools/figures.py output/demo/eql --figure gradient-ratio \\
+    python tools/figures.py output/demo/bags --figure gradient-ratio \\
         --output ratio.svg
-    python tools/figures.py output/demo/eql output/demo/softmax \\
+    python tools/figures.py output/demo/bags output/demo/softmax \\
         --figure ap-box --output ap.png
 """
 

@@ -14,7 +14,7 @@ run nor the dataset is needed. One from elsewhere needs --config-file. Exit
 status: 0 all inputs done, 3 some could not be read and were skipped, 1 an
 error.
 
-    python tools/predict.py --weights output/demo/eql/model_final.pth \\
+    python tools/predict.py --weights output/demo/bags/model_final.pth \\
         photos/ clip.mp4 --output predicted
 """
 
