@@ -20,7 +20,7 @@ from eql_d2.data.category_counts import category_counts
 from eql_d2.engine import LongTailTrainer, load_config
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = ("configs/EmojiLVIS/benchmark_softmax.yaml", "configs/EmojiLVIS/benchmark_sigmoid.yaml")
+CONFIGS = ("configs/EmojiLVIS/demo_softmax.yaml", "configs/EmojiLVIS/demo_sigmoid.yaml")
 GROUPS = ("AP", "APr", "APc", "APf")
 LOGN = "LogN"
 # With the paper's momentum of 5e-5 an epoch of so few images would leave the statistics where they start.
@@ -43,7 +43,9 @@ def main() -> None:
     parser.add_argument("--configs", nargs="+", default=CONFIGS, help="what is trained and calibrated")
     parser.add_argument("--folder", type=Path, default=Path("output", "calibration"), help="of the runs")
     parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs for the trainings, e.g. MODEL.WEIGHTS")
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs for the trainings, e.g. SOLVER.MAX_ITER 1200"
+    )
     args = parser.parse_args()
     results = {}
     for config in args.configs:

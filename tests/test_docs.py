@@ -194,6 +194,14 @@ def test_costs_are_those_of_the_benchmark():
     assert told == set(results) - {"F.cross_entropy"}
 
 
+def test_compared_calibrations_are_those_of_the_benchmark():
+    measured = json.loads((ROOT / "benchmarks" / "results" / "calibration.json").read_text())["results"]
+    (rows,) = measured.values()
+    (table,) = tables_with("calibration", "mask AP")
+    told = {row[0]: list(row[1:]) for row in table.rows}
+    assert told == {name: [f"{value:.1f}" for value in values.values()] for name, values in rows.items()}
+
+
 def test_what_the_scaling_rule_makes_of_the_recipe():
     (table,) = tables_with("key", "1", "8", "64")
     path = "configs/LVISv1/eqlv2_1x/mask_rcnn_R50_FPN/eqlv2.yaml"
