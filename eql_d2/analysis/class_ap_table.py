@@ -20,7 +20,8 @@ def class_ap_section(runs: Sequence[FinishedRun], baseline: str) -> tuple[str, l
     Returns:
         HTML, empty where no run knows the AP of its classes; and a sentence for each run that is left out.
     """
-    parts, left_out = [], []
+    parts: list[str] = []
+    left_out: list[str] = []
     for task, title in (("segm", "Mask AP"), ("bbox", "Box AP")):
         for dataset in dict.fromkeys(name for run in runs for name in _test_sets(run)):
             try:

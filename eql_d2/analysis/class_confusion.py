@@ -12,7 +12,7 @@ from eql_d2.analysis.charts import Palette, page_figure
 from eql_d2.analysis.class_values import corners, open_results
 from eql_d2.analysis.dataset_pictures import GROUP_NAMES
 from eql_d2.analysis.finished_runs import FinishedRun
-from eql_d2.analysis.report_tables import number_cell, sortable_table
+from eql_d2.analysis.report_tables import AnyCell, number_cell, sortable_table
 from eql_d2.analysis.run_charts import group_bands
 from eql_d2.data.annotations.rules import is_region
 from eql_d2.drawing.instances import box_iou
@@ -80,7 +80,7 @@ def confusion_section(run: FinishedRun, dataset: str) -> str:
         html.escape(f"Confusion of classes of {run.name} on {dataset}"),
     )
     confused = sorted(((true, other, n) for true, other, n in pairs if true != other), key=lambda pair: -pair[2])
-    rows = [
+    rows: list[list[AnyCell]] = [
         [
             _named(classes[true]),
             _named(classes[other]),

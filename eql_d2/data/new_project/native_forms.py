@@ -125,7 +125,8 @@ def cvat_as_coco(path: Path) -> dict[str, Any]:
 
 def _cvat_shape(shape: ElementTree.Element, size: tuple[int, int]) -> Shape | str:
     values, label = shape.attrib, shape.attrib.get("label", "")
-    numbers = {key: float(values[key]) for key in ("xtl", "ytl", "xbr", "ybr", "cx", "cy", "rx", "ry") if key in values}
+    keys: tuple[str, ...] = ("xtl", "ytl", "xbr", "ybr", "cx", "cy", "rx", "ry")
+    numbers = {key: float(values[key]) for key in keys if key in values}
     turned = float(values.get("rotation", 0))
     if shape.tag == "box":
         corners = np.array([[numbers[x], numbers[y]] for x, y in (("xtl", "ytl"), ("xbr", "ybr"))])
