@@ -8,12 +8,10 @@ from detectron2.modeling.backbone.resnet import BottleneckBlock, ResNet
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
-from eql_d2.data.category_counts import dataset_counts
-from eql_d2.losses import build_loss
-from eql_d2.modeling import LongTailPredictor, LongTailROIHeads, LongTailRPN
 from eql_d2.package_files import configs_folder
 
 from ..common.lvis_v1 import dataloader
+from ..common.roi_heads import use_long_tail
 from ..common.train import train
 
 model = model_zoo.get_config("common/models/mask_rcnn_fpn.py").model
@@ -33,8 +31,8 @@ model.backbone.bottom_up.stages = [  # R50 at a quarter of its width
     for blocks, stride, in_channels, width in ((3, 1, 32, 16), (4, 2, 64, 32), (6, 2, 128, 64), (3, 2, 256, 128))
 ]
 model.backbone.update(out_channels=64, norm="BN")
+use_long_tail(model, num_classes=60, topk=100)
 model.proposal_generator.update(
-    _target_=LongTailRPN,
     in_features=["p2", "p3", "p4", "p5"],
     batch_size_per_image=128,
     pre_nms_topk=(500, 500),
@@ -43,8 +41,6 @@ model.proposal_generator.update(
 model.proposal_generator.head.update(in_channels=64, num_anchors=6)
 model.proposal_generator.anchor_generator.update(sizes=[[12, 16], [22, 30], [40, 52], [64, 80]], strides=[4, 8, 16, 32])
 model.roi_heads.update(
-    _target_=LongTailROIHeads,
-    num_classes=60,
     batch_size_per_image=64,
     box_in_features=["p2"],  # objects are 12 to 60 pixels long
     mask_in_features=["p2"],
@@ -52,16 +48,8 @@ model.roi_heads.update(
 model.roi_heads.box_pooler.update(scales=[1 / 4], sampling_ratio=1)
 model.roi_heads.box_head.update(input_shape=ShapeSpec(channels=64, height=7, width=7), fc_dims=[256, 256])
 model.roi_heads.box_predictor.update(
-    _target_=LongTailPredictor,
     input_shape=ShapeSpec(channels=256),
-    test_score_thresh=0.0001,
-    test_topk_per_image=100,
     cls_agnostic_bbox_reg=True,  # rare classes have too few boxes to learn their own
-    loss=L(build_loss)(
-        method="softmax",
-        num_classes="${..num_classes}",
-        statistics=L(dataset_counts)(dataset_names="${dataloader.train.names}"),
-    ),
 )
 model.roi_heads.mask_pooler.update(output_size=8, scales=[1 / 4], sampling_ratio=1)
 # Rare classes have too few masks to learn their own: one for all.
