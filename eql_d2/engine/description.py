@@ -16,7 +16,7 @@ from eql_d2.errors import UserError
 from eql_d2.long_tail import CategoryCounts, read_count_file
 from eql_d2.plain_files import load_checkpoint
 
-KEYS = ("config", "classes")
+KEYS = ("config", "classes", "lazy_config")
 
 
 def describe_run(cfg: CfgNode) -> dict[str, Any]:

@@ -121,15 +121,23 @@ def engine_config(cfg: DictConfig) -> CfgNode:
     node.SOLVER.TRAINABLE = tuple(train.trainable)
     for key, name in (("BASE_LR", "lr"), ("MOMENTUM", "momentum"), ("WEIGHT_DECAY", "weight_decay")):
         node.SOLVER[key] = float(cfg.optimizer.get(name, node.SOLVER[key]))
+    predictor = _first_predictor(roi_heads)
+    node.MODEL.ROI_HEADS.SCORE_THRESH_TEST = float(predictor.get("test_score_thresh", 0.0))
+    node.TEST.DETECTIONS_PER_IMAGE = int(predictor.get("test_topk_per_image", 100))
     node.TEST.EVAL_PERIOD = int(train.eval_period)
     node.ENGINE.WATCH_PERIOD, node.ENGINE.CPU_THREADS = int(train.watch_period), int(train.cpu_threads)
     node.ENGINE.TRACKERS, node.ENGINE.TRACKER_PROJECT = tuple(train.trackers), str(train.tracker_project)
     return node
 
 
+def _first_predictor(roi_heads: Any) -> Any:
+    """The options of the first box predictor, Detectron2's or this project's; empty if there is none."""
+    return roi_heads.get("box_predictor") or next(iter(roi_heads.get("box_predictors", ())), {})
+
+
 def _predictor_name(roi_heads: Any) -> str:
     """The name by which YAML configs know the method of the first box predictor."""
-    predictor: Any = roi_heads.get("box_predictor") or next(iter(roi_heads.get("box_predictors", ())), {})
+    predictor = _first_predictor(roi_heads)
     method = (predictor.get("loss") or {}).get("method")
     return METHODS[method].predictor if method in METHODS else str(predictor.get("_target_", ""))
 
@@ -200,6 +208,8 @@ class LazyTrainer(LongTailTrainer):
     def __init__(self, cfg: DictConfig) -> None:
         self.lazy = cfg
         super().__init__(engine_config(cfg))
+        # The config beside it says what the engine asks, and builds no model.
+        self.checkpointer.description = {**self.checkpointer.description, "lazy_config": True}
 
     def build_model(self, cfg: CfgNode) -> nn.Module:  # type: ignore[override]
         """The config's model, on its device."""

@@ -24,6 +24,7 @@ from eql_d2.engine.trainer import LongTailTrainer
 from eql_d2.errors import UserError
 from eql_d2.evaluation.results.mask_encoding import instances_to_results
 from eql_d2.modeling.roi_masks import keep_roi_masks
+from eql_d2.prediction.lazy_models import lazy_config_of, trained_lazy_model
 
 
 class Predictor:
@@ -32,7 +33,7 @@ class Predictor:
     Args:
         weights: checkpoint; local file, or a URL that Detectron2 can fetch.
         config_file: config of the checkpoint's training; empty takes the checkpoint's own, or ``config.yaml``
-            beside it.
+            beside it. Weights of a lazy config need its Python file.
         overrides: alternating keys and values that change the config.
         score_threshold: detections with this score or less are left out, in [0, 1); overrides
             ``MODEL.ROI_HEADS.SCORE_THRESH_TEST``, and None does not.
@@ -66,7 +67,11 @@ class Predictor:
         if max_detections is not None and max_detections < 1:
             raise UserError(f"The largest number of detections is {max_detections}; it must be at least 1.")
         description = read_description(weights)
-        self.cfg = _find_config(weights, config_file, list(overrides), description)
+        lazy = None
+        if config_file.endswith(".py"):
+            lazy, self.cfg = lazy_config_of(config_file, overrides)
+        else:
+            self.cfg = _find_config(weights, config_file, list(overrides), description)
         self.cfg.MODEL.WEIGHTS = weights
         if score_threshold is not None:
             for node in (self.cfg.MODEL.ROI_HEADS, self.cfg.MODEL.RETINANET):
@@ -82,9 +87,14 @@ class Predictor:
         import_modules(self.cfg.ENGINE.IMPORT)
         self.categories = self._find_classes(description.get("classes"))
         self.cfg.freeze()
-        self.model = LongTailTrainer.build_trained_model(self.cfg).eval()
+        if lazy is None:
+            self.model = LongTailTrainer.build_trained_model(self.cfg).eval()
+            augmentations = build_augmentation(self.cfg, is_train=False)
+        else:
+            model, augmentations = trained_lazy_model(lazy, self.cfg)
+            self.model = model.eval()
         self._model_with_roi_masks = keep_roi_masks(self.model)
-        self._resize = T.AugmentationList(build_augmentation(self.cfg, is_train=False))
+        self._resize = T.AugmentationList(augmentations)
 
     def _find_classes(self, records: dict[str, Any] | None) -> list[dict[str, Any]]:
         """The checkpoint's classes, or those of the config's datasets.
@@ -171,6 +181,11 @@ class Predictor:
 def _find_config(weights: str, config_file: str, overrides: list[str], description: dict[str, Any]) -> CfgNode:
     if config_file:
         return load_config(config_file, overrides)
+    if "lazy_config" in description:
+        raise UserError(
+            f"Weights {weights} are of a lazy config, which is a program and not in them; give its Python file with "
+            "--config-file."
+        )
     # What the run's machine had says nothing about this one.
     overrides = ["MODEL.DEVICE", get_eql_d2_config().MODEL.DEVICE, *overrides]
     if "config" in description:
