@@ -70,7 +70,7 @@ def report_page(
         sections.append(("confusion", "Confusion of classes", confusion))
     if skipped:
         sections.append(("skipped", "Left out", remarks(say_once(skipped, names))))
-    links = "".join(f'<a href="#{key}">{title}</a>' for key, title, _ in sections)
+    links = " ".join(f'<a href="#{key}">{title}</a>' for key, title, _ in sections)
     head = [_summary(runs, skipped), f'<nav aria-label="sections">{links}</nav>', _FILTER]
     body = [f'<section id="{key}"><h2>{title}</h2>\n{content}</section>' for key, title, content in sections]
     parts = ["<main>", "<h1>Report on runs</h1>", *head, *body, "</main>", _DIALOG]
