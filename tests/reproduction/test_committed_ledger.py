@@ -1,4 +1,4 @@
-"""The committed runs: whole, of today's configs, and the README's table is what they give."""
+"""The committed runs: whole, of today's configs, and the page of EmojiLVIS has the table that they give."""
 
 import pytest
 
@@ -24,13 +24,13 @@ def test_entries_lie_under_their_names_and_are_of_committed_sources(folder):
         assert entry["git"]["revision"] and not entry["git"]["dirty"]
 
 
-def test_readme_has_the_table_of_the_ledger(ledger, monkeypatch):
+def test_the_page_has_the_table_of_the_ledger(ledger, monkeypatch):
     monkeypatch.chdir(ROOT)
     table = find_table(TABLE)
     results, left_out = collect(table, ledger)
     assert left_out == []
     assert {len(result.entries) for result in results} == {len(table.seeds)}
-    assert text_table(results, "github") in (ROOT / "README.md").read_text()
+    assert text_table(results, "github") in (ROOT / "docs" / "emoji_lvis.md").read_text()
 
 
 def test_all_rows_differ_in_their_method_alone(ledger):
