@@ -10,6 +10,7 @@ import torch
 
 from eql_d2.engine import LongTailTrainer, load_config
 from eql_d2.errors import UserError
+from eql_d2.long_tail import LVIS_COUNT_FILES
 from eql_d2.modeling import detector_export as exporting
 from eql_d2.modeling import inference
 from eql_d2.modeling.detector_export import TensorDetector, check_exportable, export, in_order_of, run_exported, trace
@@ -98,6 +99,24 @@ def test_nothing_to_see_in_the_traced_image(few_candidates):
 def test_every_predictor_with_calibration(predictor, cascade, counts, few_candidates):
     model = detector(predictor, "TEST.TAU_NORM", 0.5, "TEST.NORCAL_GAMMA", 0.3, cascade=cascade, counts=counts)
     assert_bit_equal(model, trace(model, next(images(1, seed=1))), 40)
+
+
+@torchscript
+@pytest.mark.slow
+@pytest.mark.parametrize("cascade", [False, True])
+@pytest.mark.parametrize("predictor", PREDICTORS)
+def test_every_predictor_with_the_classes_of_lvis(predictor, cascade):
+    """And with calibration; of 1203 classes many are near the threshold."""
+    options = ("MODEL.ROI_HEADS.NUM_CLASSES", 1203, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.001)
+    options += ("MODEL.LONG_TAIL.EQL.LAMBDA", 0.00101, "MODEL.LONG_TAIL.BAGS.BIN_EDGES", "(10, 100, 1000)")
+    options += ("TEST.TAU_NORM", 0.5, "TEST.NORCAL_GAMMA", 0.3, "TEST.DETECTIONS_PER_IMAGE", 2000)
+    model = detector(predictor, *options, cascade=cascade, counts=LVIS_COUNT_FILES["lvis_v1"])
+    with torch.no_grad():
+        traced = trace(model, next(images(1, seed=1)))
+        for image in images(8):
+            expected = model(image)
+            assert len(expected[0]) > 50
+            assert all(torch.equal(one, other) for one, other in zip(expected, traced(image), strict=True))
 
 
 @torchscript
