@@ -7,8 +7,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from eql_d2.engine.checkpoint import AtomicCheckpointer
+from eql_d2.engine.config_files import load_config
 from eql_d2.engine.description import read_description
-from eql_d2.engine.setup import load_config
 from eql_d2.errors import UserError
 from eql_d2.package_files import configs_folder
 from eql_d2.safetensors_file import load_weights, read_about, save_weights

@@ -11,11 +11,11 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from eql_d2.engine.class_watch import FILE_NAME as GRADIENT_FILE
+from eql_d2.engine.config_files import parse_config
 from eql_d2.engine.description import read_description
 from eql_d2.engine.ledger.reading import read_entry
 from eql_d2.engine.ledger.writing import FILE_NAME as LEDGER_FILE
 from eql_d2.engine.metrics_file import read_metrics_file
-from eql_d2.engine.setup import parse_config
 from eql_d2.errors import UserError
 from eql_d2.evaluation.lvis_evaluator import RESULTS_FILES
 from eql_d2.plain_files import load_checkpoint, text_of_csv

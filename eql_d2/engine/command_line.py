@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
+from eql_d2.engine.config_files import check_config_files, find_config, load_config
 from eql_d2.engine.launch import launch, leave, place_given_by_cluster
 from eql_d2.engine.method_in_use import leaves
 from eql_d2.engine.resuming import RESUME_MODES
-from eql_d2.engine.setup import check_config_files, find_config, load_config
 from eql_d2.engine.stopping import RunStopped
 from eql_d2.errors import ToldByAnother, UserError
 

@@ -19,6 +19,7 @@ from torch import nn
 import eql_d2.config  # as a module: it imports engine/config.py, and thereby this package
 from eql_d2.data.registration import register_lvis_datasets
 from eql_d2.engine.checkpoint import AtomicCheckpointer, fetch_weights
+from eql_d2.engine.config_files import find_config
 from eql_d2.engine.partial_training import describe_misfits
 from eql_d2.engine.resuming import check_run_folder
 from eql_d2.engine.setup import (
@@ -26,7 +27,6 @@ from eql_d2.engine.setup import (
     check_device,
     check_tracking,
     decide_start,
-    find_config,
     hide_user_errors,
     kept_or_new_seed,
     quiet_logging_failures,

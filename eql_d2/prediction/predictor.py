@@ -17,9 +17,10 @@ from eql_d2.config import get_eql_d2_config
 from eql_d2.data.checks.split_findings import first_difference
 from eql_d2.data.registration import register_datasets
 from eql_d2.engine.auto_values import resolve_auto_values
+from eql_d2.engine.config_files import load_config, parse_config
 from eql_d2.engine.description import class_records, read_description, register_classes
 from eql_d2.engine.own_modules import import_modules
-from eql_d2.engine.setup import check_device, load_config, parse_config
+from eql_d2.engine.setup import check_device
 from eql_d2.engine.trainer import LongTailTrainer
 from eql_d2.errors import UserError
 from eql_d2.evaluation.results.mask_encoding import instances_to_results

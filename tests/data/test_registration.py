@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from eql_d2.data.category_counts import dataset_counts
 from eql_d2.data.registration import register_custom_datasets, register_lvis_format, set_class_metadata
 from eql_d2.engine import LongTailTrainer, load_config
-from eql_d2.engine.trainer import counts_of_groups
+from eql_d2.engine.evaluating import counts_of_groups
 from eql_d2.errors import UserError
 from tests.conftest import ROOT
 from tests.evaluation.predictions import evaluate, ground_truth_as_predictions

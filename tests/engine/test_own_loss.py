@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from eql_d2.engine import load_config
-from eql_d2.engine.setup import parse_config
+from eql_d2.engine.config_files import parse_config
 from eql_d2.errors import UserError
 from eql_d2.losses import METHODS
 from tests.conftest import ROOT

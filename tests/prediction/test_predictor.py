@@ -13,8 +13,8 @@ from pycocotools import mask as rle
 
 from eql_d2.data.category_counts import category_counts
 from eql_d2.engine import LongTailTrainer
+from eql_d2.engine.config_files import parse_config
 from eql_d2.engine.description import class_records, describe_run, read_description
-from eql_d2.engine.setup import parse_config
 from eql_d2.errors import UserError
 from eql_d2.long_tail import CategoryCounts
 from eql_d2.prediction.inputs import read_rgb

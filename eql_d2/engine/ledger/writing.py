@@ -17,10 +17,10 @@ from detectron2.utils import comm
 
 from eql_d2.data.annotations.cache import open_annotations
 from eql_d2.data.annotations.cache_files import file_digest
+from eql_d2.engine.config_files import parse_config
 from eql_d2.engine.description import class_records, read_description
 from eql_d2.engine.ledger.identity import config_hash, plain_config, run_name
 from eql_d2.engine.ledger.provenance import config_file, git_revision, hardware, peak_memory_mb, versions
-from eql_d2.engine.setup import parse_config
 from eql_d2.errors import UserError
 
 logger = logging.getLogger(__name__)
