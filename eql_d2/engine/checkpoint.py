@@ -90,7 +90,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
         self.misfits = dict.fromkeys(result.missing_keys, "not in the file")
         self.misfits |= {name: "excluded by MODEL.WEIGHTS_EXCLUDE" for name in self.misfits if name in excluded}
         self.misfits |= {name: f"shape {file}, not {model}" for name, file, model in result.incorrect_shapes}
-        if has_weights and len(self.misfits) == len(self.model.state_dict()):
+        # Buffers that the file need not have (of losses, say) are no sign that it fits.
+        if has_weights and all(name in self.misfits for name, _ in self.model.named_parameters()):
             raise UserError(
                 f"Not one tensor of {self._source} fits the model ({describe_misfits(self.misfits, shown=2)}); check "
                 "MODEL.WEIGHTS, and convert weights of other code bases with tools/convert_checkpoint.py."
@@ -140,7 +141,10 @@ class AtomicCheckpointer(DetectionCheckpointer):
         if not tensors:
             if isinstance(content.get("model"), Mapping):
                 check_form(filename, content["model"])  # names the command for files of other code bases
-            raise UserError(f"Weights {path} hold no tensors by name; check MODEL.WEIGHTS.")
+            raise UserError(
+                f"Weights {path} hold no tensors by name (of a whole module, save its state_dict()); check "
+                "MODEL.WEIGHTS."
+            )
         self._source = filename
         return {**content, "model": tensors}
 

@@ -108,6 +108,8 @@ def engine_config(cfg: DictConfig) -> CfgNode:
     node.MODEL.ROI_HEADS.NUM_CLASSES = int(roi_heads.get("num_classes", node.MODEL.ROI_HEADS.NUM_CLASSES))
     node.MODEL.MASK_ON = "mask_head" in roi_heads
     node.MODEL.ROI_BOX_HEAD.PREDICTOR = _predictor_name(roi_heads)
+    mapper = loader.train.get("mapper") or {}
+    node.INPUT.MASK_FORMAT = str(mapper.get("instance_mask_format", "polygon"))
     node.DATASETS.TRAIN = _dataset_names(loader.get("train"))
     node.DATASETS.TEST = _dataset_names(loader.get("test"))
     node.DATALOADER.SAMPLER_TRAIN = str(loader.train.get("sampler") or "TrainingSampler")

@@ -27,7 +27,10 @@ def import_modules(names: Sequence[str]) -> None:
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
-            raise UserError(f"{KEY} names {name}, but {error}; check the name and the folder.") from None
+            way_out = "check the name and the folder"
+            if name.endswith(".py"):
+                way_out = f"it takes modules, not files: name {os.path.basename(name)[:-3]}, and start in its folder"
+            raise UserError(f"{KEY} names {name}, but {error}; {way_out}.") from None
 
 
 def imports_named(contents: Sequence[dict[str, Any]], overrides: Sequence[str]) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from eql_d2.data.category_counts import no_instances_error, num_classes_of_model
-from eql_d2.data.checks.before_start import check_dataset, without_masks
+from eql_d2.data.checks.before_start import check_dataset, check_masks_are_polygons, without_masks
 from eql_d2.data.checks.split_findings import first_difference
 from eql_d2.data.registration import register_datasets, set_class_metadata
 from eql_d2.engine.auto_values import resolve_auto_values
@@ -192,6 +192,8 @@ def check_datasets_by_name(cfg: CfgNode, eval_only: bool) -> None:
         if evaluated or not eval_only:
             # What is wrong with a test set should not wait for the end of days of training.
             check_dataset(name, cfg.DATASETS.IGNORE_DEFECTS, evaluated, groups_known=bool(cfg.DATASETS.TRAIN))
+        if name in cfg.DATASETS.TRAIN and not eval_only and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":
+            check_masks_are_polygons(name)
         if evaluated and cfg.MODEL.MASK_ON and (count := without_masks(name)):
             logger.warning("%s: %d annotations have no mask, so that boxes alone are evaluated on it.", name, count)
     error = None if eval_only else no_instances_error(cfg.DATASETS.TRAIN)

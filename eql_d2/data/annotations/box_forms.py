@@ -8,7 +8,13 @@ _SHARE = 0.95  # of the annotations that a form has to fit
 _STICKING_OUT = 0.2  # share of boxes that leave their image, from which on another form is likely
 _ENOUGH = 20  # boxes, to tell percentages from a set of objects in one corner
 _OTHER_SIZE = 4  # times the area of the mask's own box, or a fourth of it
-BOX_FORMS = ("boxes from 0 to 1", "boxes from 0 to 100", "boxes that look like corners")
+BOX_FORMS = (
+    "boxes from 0 to 1",
+    "boxes from 0 to 100",
+    "boxes that look like corners",
+    "boxes that look like centres",
+    "boxes with y first",
+)
 _WAY_OUT = "write x, y, width and height in pixels"
 
 
@@ -41,7 +47,7 @@ def box_form(boxes: np.ndarray, areas: np.ndarray, sizes: np.ndarray, chosen: np
             f"look like percentages of the image; {_WAY_OUT}"
         )
         return Finding("remark", "boxes from 0 to 100", sentence)
-    return _corners(boxes, areas, sizes, reach)
+    return _corners(boxes, areas, sizes, reach) or _centres(boxes, sizes, reach)
 
 
 def _corners(boxes: np.ndarray, areas: np.ndarray, sizes: np.ndarray, reach: np.ndarray) -> Finding | None:
@@ -61,6 +67,19 @@ def _corners(boxes: np.ndarray, areas: np.ndarray, sizes: np.ndarray, reach: np.
     return Finding("remark", "boxes that look like corners", sentence)
 
 
+def _centres(boxes: np.ndarray, sizes: np.ndarray, reach: np.ndarray) -> Finding | None:
+    half = boxes[:, 2:] / 2
+    fits = ((boxes[:, :2] - half >= -1) & (boxes[:, :2] + half <= sizes + 1)).all(axis=1)
+    sticks_out = (reach > sizes + 2).any(axis=1)
+    if fits.mean() < _SHARE or sticks_out.mean() < _STICKING_OUT:
+        return None
+    sentence = (
+        f"bbox looks like the centre x, y with width and height in {fits.mean():.0%} of the annotations, and "
+        f"{sticks_out.mean():.0%} leave their image as x, y, width, height; {_WAY_OUT}"
+    )
+    return Finding("remark", "boxes that look like centres", sentence)
+
+
 def form_by_masks(boxes: np.ndarray, extents: np.ndarray) -> Finding | None:
     """What the boxes of a file look like beside its masks, if they are not the boxes around these.
 
@@ -74,12 +93,19 @@ def form_by_masks(boxes: np.ndarray, extents: np.ndarray) -> Finding | None:
         return None
     sides = extents[:, 2:] - extents[:, :2]
     tolerance = 2 + 0.05 * sides.max(axis=1)
-    as_corners = np.abs(boxes - extents).max(axis=1) < tolerance
-    as_sizes = np.abs(boxes - np.concatenate([extents[:, :2], sides], axis=1)).max(axis=1) < tolerance
-    share = (as_corners & ~as_sizes).mean()
-    if share > 0.5:
-        sentence = f"bbox looks like x0, y0, x1, y1 in {share:.0%} of the annotations, by their masks; {_WAY_OUT}"
-        return Finding("remark", "boxes that look like corners", sentence)
+    right = np.concatenate([extents[:, :2], sides], axis=1)
+    as_sizes = np.abs(boxes - right).max(axis=1) < tolerance
+    others = (
+        ("boxes that look like corners", "x0, y0, x1, y1", extents),
+        ("boxes that look like centres", "the centre x, y with width and height", right + _half(sides)),
+        ("boxes with y first", "y, x, height, width", right[:, [1, 0, 3, 2]]),
+        ("boxes with y first", "y0, x0, y1, x1", extents[:, [1, 0, 3, 2]]),
+    )
+    for kind, form, expected in others:
+        share = ((np.abs(boxes - expected).max(axis=1) < tolerance) & ~as_sizes).mean()
+        if share > 0.5:
+            sentence = f"bbox looks like {form} in {share:.0%} of the annotations, by their masks; {_WAY_OUT}"
+            return Finding("remark", kind, sentence)
     ratio = np.maximum(boxes[:, 2:].prod(axis=1), 1e-9) / sides.prod(axis=1)
     large, small = (ratio > _OTHER_SIZE).mean(), (ratio < 1 / _OTHER_SIZE).mean()
     if max(large, small) < 0.25:
@@ -90,3 +116,8 @@ def form_by_masks(boxes: np.ndarray, extents: np.ndarray) -> Finding | None:
         "were the images resized after one of them was made?"
     )
     return Finding("remark", "boxes of other sizes than masks", sentence)
+
+
+def _half(sides: np.ndarray) -> np.ndarray:
+    """What a centre adds to (A, 4) boxes of (A, 2) sides."""
+    return np.concatenate([sides / 2, np.zeros_like(sides)], axis=1)

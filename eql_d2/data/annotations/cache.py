@@ -48,6 +48,7 @@ class PackedAnnotations:
         annotation_starts: (N + 1,) int64, where each image's annotations start among all.
         categories: (A,) int32, contiguous class of each annotation, in [0, K).
         regions: (A,) bool, annotations that are no instance but a region to ignore (``iscrowd`` or ``ignore``).
+        run_lengths: (A,) bool, annotations whose mask is stored as run lengths.
 
     Raises:
         ValueError: the packed file is damaged; the text says how.
@@ -65,6 +66,7 @@ class PackedAnnotations:
         self.annotation_starts = np.frombuffer(index.annotation_starts, np.int64)
         self.categories = np.frombuffer(index.categories, np.int32)
         self.regions = np.frombuffer(index.regions, np.bool_)
+        self.run_lengths = np.frombuffer(index.run_lengths, np.bool_)
         self._text_starts = np.frombuffer(index.text_starts, np.int64)
         self._checksums = np.frombuffer(index.checksums, np.uint32)
 
@@ -101,6 +103,16 @@ class PackedAnnotations:
     def image_record(self, index: int) -> dict[str, Any]:
         """The record of one image alone, for which its annotations are not parsed; see :meth:`records`."""
         return _decode_image(self._whole_text(index))[0]
+
+    def place_of(self, annotation: int) -> int:
+        """The place in ``image_ids`` of the image of an annotation, which is named by its place among all."""
+        return int(np.searchsorted(self.annotation_starts, annotation, side="right")) - 1
+
+    def ids_of(self, annotation: int) -> tuple[int, int]:
+        """The ids of an annotation, which is named by its place among all, and of its image."""
+        place = self.place_of(annotation)
+        image, records = self.records(place)
+        return records[annotation - int(self.annotation_starts[place])]["id"], image["id"]
 
     def ground_truth(self, image_id: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """The records of the image of an id, see :meth:`records`.

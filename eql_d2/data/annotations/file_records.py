@@ -1,6 +1,7 @@
 """The records of an annotation file as it has them, read one by one and made right where they are not."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -58,7 +59,7 @@ class AnnotationFields(msgspec.Struct, gc=False):
     def is_clean(self) -> bool:
         """Whether no value has to be made right."""
         masks = self.segmentation
-        if masks is not UNSET and (not masks or (type(masks) is list and [] in masks)):
+        if masks is not UNSET and (not masks or (type(masks) is list and ([] in masks or len(masks[0]) == 2))):
             return False
         return (
             self.iscrowd in (0, 1) and self.ignore in (0, 1) and not (type(masks) is RLE and type(masks.counts) is list)
@@ -77,6 +78,15 @@ class CategoryFields(msgspec.Struct, gc=False):
         """Whether no value has to be made right."""
         return self.frequency is UNSET or self.frequency in ("r", "c", "f")
 
+
+# What a sentence says of a value that cannot be made right.
+_FORMS = {
+    **dict.fromkeys(("id", "image_id", "category_id"), "a whole number"),
+    **dict.fromkeys(("file_name", "name"), "a text"),
+    **dict.fromkeys(("iscrowd", "ignore"), "0 or 1"),
+    "bbox": "[x, y, width, height] in pixels",
+    "segmentation": "polygons, [[x0, y0, x1, y1, ...], ...], or run lengths, with size [height, width] and counts",
+}
 
 _CLEANERS: dict[type, Callable[[Record], Record]] = {
     ImageFields: clean_image,
@@ -117,9 +127,15 @@ def decode_each(key: str, records: list[Raw], form: type) -> Iterator[tuple[int,
             yield number, NotFiniteError(f"{key}[{number}] has {error}, which is no number")
             continue
         except msgspec.ValidationError as error:
-            raise NotLVISError(f"{key}[{number}]: {in_python_terms(error)}") from None
+            raise NotLVISError(f"{key}[{number}]: {in_python_terms(error)}{_form_of_key(str(error))}") from None
         _check_ids(f"{key}[{number}]", fields)
         yield number, fields
+
+
+def _form_of_key(complaint: str) -> str:
+    """What the key that a complaint names has to be, as the end of a sentence."""
+    key = re.search(r"\$\.(\w+)", complaint)
+    return f" ({key[1]} is {_FORMS[key[1]]})" if key and key[1] in _FORMS else ""
 
 
 def _clean_fields(record: Raw, decode: Callable[[bytes], Any]) -> Any | None:

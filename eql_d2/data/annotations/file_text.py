@@ -8,12 +8,23 @@ from typing import Any
 
 import orjson
 
-_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # begins as that of UTF-16
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
 _ARCHIVES = {
     b"PK\x03\x04": "a zip archive",
     b"7z\xbc\xaf": "a 7z archive",
     b"BZh": "packed by bzip2",
     b"\xfd7zXZ": "xz",
+}
+
+_NO_JSON = {
+    b"<": "it is a web page or XML",
+    b"version https://git-lfs": "it is a pointer of Git LFS; git lfs pull fetches the file itself",
 }
 
 
@@ -27,7 +38,7 @@ def plain_text(data: Any) -> Any:
         The same object where there is nothing to do, else bytes.
 
     Raises:
-        ValueError: it is another kind of archive, or gzip's and damaged; the text says what.
+        ValueError: it is a web page, another kind of archive, or gzip's and damaged; the text says what.
     """
     head = bytes(data[:8])
     if head.startswith(b"\x1f\x8b"):
@@ -38,6 +49,10 @@ def plain_text(data: Any) -> Any:
     for magic, name in _ARCHIVES.items():
         if head.startswith(magic):
             raise ValueError(f"it is {name}; unpack it first")
+    start = bytes(data[:100]).lstrip().lower()
+    for beginning, name in _NO_JSON.items():
+        if start.startswith(beginning):
+            raise ValueError(name)
     for mark, encoding in _MARKS:
         if head.startswith(mark):
             text = bytes(data)[len(mark) :]

@@ -18,7 +18,7 @@ import numpy as np
 from eql_d2.data.annotations.findings import Finding
 from eql_d2.data.annotations.parsing import ParsedAnnotations
 
-MAGIC = b"EQLD2P03"  # ends in the version of this form
+MAGIC = b"EQLD2P04"  # ends in the version of this form
 PREAMBLE = struct.Struct("<8sQQI")
 
 
@@ -35,6 +35,7 @@ class PackedIndex(msgspec.Struct):
         annotation_starts: (N + 1,) int64, where each image's annotations start among all.
         categories: (A,) int32, contiguous class of each annotation.
         regions: (A,) bool, annotations that are no instance but a region to ignore (``iscrowd`` or ``ignore``).
+        run_lengths: (A,) bool, annotations whose mask is stored as run lengths.
         text_starts: (N + 1,) int64, where each image's text starts in the file.
         checksums: (N,) uint32, CRC-32 of each image's text.
     """
@@ -48,6 +49,7 @@ class PackedIndex(msgspec.Struct):
     annotation_starts: bytes
     categories: bytes
     regions: bytes
+    run_lengths: bytes
     text_starts: bytes
     checksums: bytes
 
@@ -77,6 +79,7 @@ def write_packed(parsed: ParsedAnnotations, out: BinaryIO, digest: str) -> None:
         annotation_starts=starts.astype(np.int64).tobytes(),
         categories=categories.astype(np.int32).tobytes(),
         regions=parsed.regions[order].tobytes(),
+        run_lengths=parsed.run_lengths[order].tobytes(),
         text_starts=text_starts.tobytes(),
         checksums=checksums.tobytes(),
     )

@@ -67,6 +67,8 @@ class ParsedAnnotations:
         return self._findings.findings()
 
     def _parse(self, data: np.ndarray) -> None:
+        if not len(data):
+            raise ValueError("it is empty")
         text = plain_text(data)
         if bytes(text[:100]).lstrip()[:1] == b"[":
             raise NotLVISError("it holds a list, not a dictionary")
@@ -134,7 +136,8 @@ class ParsedAnnotations:
 
     def _parse_annotations(self, records: list[Raw]) -> None:
         numbers, ids, image_of, category_of = array("q"), array("Q"), array("Q"), array("Q")
-        has_id, good, regions, boxes, areas = array("b"), array("b"), array("b"), array("d"), array("d")
+        has_id, good, regions, run_lengths = array("b"), array("b"), array("b"), array("b")
+        boxes, areas = array("d"), array("d")
         place = dict(zip(self.image_ids.tolist(), self.sizes.astype(int).tolist(), strict=True))
         for number, annotation in decode_each("annotations", records, AnnotationFields):
             if isinstance(annotation, NotFiniteError):
@@ -149,6 +152,7 @@ class ParsedAnnotations:
             has_id.append(usable)
             ids.append(annotation.id if usable else 0)
             regions.append(bool(annotation.iscrowd or annotation.ignore))
+            run_lengths.append(isinstance(annotation.segmentation, RLE))
             complaint = self._annotation_complaint(annotation, place.get(annotation.image_id))
             good.append(complaint is None)
             boxes.extend(annotation.bbox or _NO_BOX)
@@ -164,7 +168,7 @@ class ParsedAnnotations:
         self._remark_on_categories(kept)
         self.annotations = self._with_ids([records[numbers[i]] for i in np.flatnonzero(kept).tolist()], kept)
         self.image_of, self.category_of = self.image_of[kept], self.category_of[kept]
-        self.regions = self.regions[kept]
+        self.regions, self.run_lengths = self.regions[kept], np.array(run_lengths, np.bool_)[kept]
 
     def _names_are_sound(self, annotation: AnnotationFields) -> bool:
         """Whether image and category could be those of a file, whose ids are from 0; tells of the others."""
@@ -229,7 +233,8 @@ class ParsedAnnotations:
         different, from_the_end, counts = np.unique(ids[::-1], return_index=True, return_counts=True)
         if (counts > 1).any():
             first = counts.argmax()
-            sentence = f"{name} id {different[first]} occurs {counts[first]} times"
+            way_out = "; number them anew, or leave the ids out" if name == "annotation" else ""
+            sentence = f"{name} id {different[first]} occurs {counts[first]} times{way_out}"
             self._findings.add("defect", f"{name} id that occurs twice", sentence, int((counts > 1).sum()))
         return np.sort(len(ids) - 1 - from_the_end)
 

@@ -38,6 +38,8 @@ def path_hint(path: str, image_root: Path) -> str:
 def _other_spellings(path: str) -> Iterator[tuple[str, str]]:
     """Spellings of a path, each with what to do if it leads to a file."""
     slashes = path.replace("\\", "/")
+    if path.strip() != path:
+        yield path.strip(), "leave out the spaces around file_name"
     if slashes != path:
         yield slashes, "write file_name with / instead of \\"
     for form in ("NFC", "NFD"):

@@ -31,7 +31,9 @@ def unreadable_file(path: str | Path, error: OSError) -> UserError:
 
 def broken_file(path: str | Path, error: Exception) -> UserError:
     """The error for an annotation file that is not JSON."""
-    return UserError(f"Annotation file {path} is truncated or not JSON ({error}); download it again.")
+    if isinstance(error, UnicodeDecodeError):
+        return UserError(f"Annotation file {path} is not in UTF-8 ({error.reason}); save it in that encoding.")
+    return UserError(f"Annotation file {path} is truncated or not JSON ({error}); download or write it again.")
 
 
 def not_lvis_format(path: str | Path, complaint: str) -> UserError:

@@ -14,12 +14,17 @@ Record = dict[str, Any]
 
 # Keys whose values are numbers, or lists of them.
 NUMBERS = ("id", "image_id", "category_id", "width", "height", "bbox", "area", "segmentation")
+FLAG_WORDS = {"true": 1, "yes": 1, "false": 0, "no": 0}
 FREQUENCY_WORDS = {"rare": "r", "common": "c", "frequent": "f"}
 
 
 def clean_image(record: Record) -> Record:
-    """An image record with whole numbers for its id and size, and no path or list that says nothing."""
-    clean = _without_nothing(record, ("coco_url", "file_name", "neg_category_ids", "not_exhaustive_category_ids"))
+    """An image record with whole numbers for its id and size, and no path, size or list that says nothing."""
+    clean = _without_nothing(
+        record, ("coco_url", "file_name", "width", "height", "neg_category_ids", "not_exhaustive_category_ids")
+    )
+    if not isinstance(clean.get("coco_url", ""), str):
+        del clean["coco_url"]  # false, 0 or a list is no URL
     for key in ("id", "width", "height"):
         _replace(clean, key, whole)
     for key in ("neg_category_ids", "not_exhaustive_category_ids"):
@@ -41,6 +46,8 @@ def clean_annotation(record: Record) -> Record:
     clean = _without_nothing(record, ("id", "bbox", "area", "segmentation", "iscrowd", "ignore"))
     for key in ("id", "image_id", "category_id"):
         _replace(clean, key, whole)
+    if type(clean.get("id", 0)) is not int:
+        del clean["id"]  # a UUID, say: nothing refers to it, and the file's annotations are numbered anew
     _replace(clean, "area", number)
     _replace(clean, "bbox", lambda box: [number(value) for value in box] if isinstance(box, list) else box)
     _replace(clean, "segmentation", _clean_segmentation)
@@ -126,9 +133,9 @@ def _replace(record: Record, key: str, change: Any) -> None:
 
 
 def _flag(value: Any) -> Any:
-    """0 or 1 from true, "0", 1.0 and the like."""
-    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
-        value = value.strip().lower() == "true"
+    """0 or 1 from true, "0", 1.0, "no" and the like."""
+    if isinstance(value, str):
+        value = FLAG_WORDS.get(value.strip().lower(), value)
     value = whole(value)
     return int(bool(value)) if isinstance(value, int) else value
 
@@ -141,11 +148,24 @@ def _clean_segmentation(segmentation: Any) -> Any:
         return segmentation
     if segmentation and all(isinstance(number(value), (int, float)) for value in segmentation):
         segmentation = [segmentation]  # one polygon, without the list of polygons around it
+    elif _is_points(segmentation):
+        segmentation = [segmentation]
+    polygons = ([x for point in polygon for x in point] if _is_points(polygon) else polygon for polygon in segmentation)
     return [
         [number(value) for value in polygon] if isinstance(polygon, list) else polygon
-        for polygon in segmentation
+        for polygon in polygons
         if polygon != []
     ]
+
+
+def _is_points(polygon: Any) -> bool:
+    """Whether it is three points or more, each a pair of x and y."""
+    return (
+        isinstance(polygon, list)
+        and len(polygon) >= 3
+        and all(isinstance(point, list) and len(point) == 2 for point in polygon)
+        and all(isinstance(number(value), (int, float)) for point in polygon for value in point)
+    )
 
 
 def _clean_run_lengths(segmentation: Record) -> Record:

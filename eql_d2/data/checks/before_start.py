@@ -3,12 +3,14 @@
 import logging
 from pathlib import Path
 
+import numpy as np
 from detectron2.data import MetadataCatalog
 
+from eql_d2.data.annotations.box_forms import BOX_FORMS
 from eql_d2.data.annotations.cache import PackedAnnotations, open_annotations
 from eql_d2.data.annotations.evaluation_rules import evaluation_finding
 from eql_d2.data.annotations.findings import defects_error
-from eql_d2.data.annotations.image_paths import missing_images
+from eql_d2.data.annotations.image_paths import missing_images, path_of
 from eql_d2.data.annotations.lvis_format import check_annotations, check_files_exist, check_paths
 from eql_d2.data.registration import ignore_defects_of, is_federated
 from eql_d2.errors import UserError
@@ -19,7 +21,7 @@ NO_MASK = "annotation without segmentation"
 # Kinds of findings without which a set can train but not be evaluated on.
 NEEDED_TO_EVALUATE = ("annotation without area",)
 # Remarks that say of a test set, too, that its results will mean nothing.
-TOLD_OF_ALL = ("boxes that look like corners", "boxes from 0 to 100")
+TOLD_OF_ALL = BOX_FORMS
 
 
 def check_dataset(name: str, ignore_defects: bool = False, evaluated: bool = False, groups_known: bool = True) -> None:
@@ -86,3 +88,29 @@ def without_masks(name: str) -> int:
     json_file = MetadataCatalog.get(name).get("json_file")
     findings = open_annotations(json_file).findings if json_file else ()
     return next((finding.count for finding in findings if finding.kind == NO_MASK), 0)
+
+
+def check_masks_are_polygons(name: str) -> None:
+    """Make sure that ``INPUT.MASK_FORMAT`` polygon suits a registered dataset to train on.
+
+    Raises:
+        UserError: an object of its classes has a mask stored as run lengths; the sentence names its image.
+    """
+    metadata = MetadataCatalog.get(name)
+    if not metadata.get("json_file"):
+        return
+    annotations = open_annotations(metadata.json_file)
+    known = metadata.get("thing_dataset_id_to_contiguous_id", {})
+    classes = [place for place, record in enumerate(annotations.category_records) if record["id"] in known]
+    objects = ~annotations.regions & np.isin(annotations.categories, classes)
+    faulty = np.flatnonzero(annotations.run_lengths & objects)
+    if not len(faulty):
+        return
+    place = annotations.place_of(int(faulty[0]))
+    root = Path(metadata.get("image_root") or "")
+    path = root / path_of(annotations.image_record(place), annotations.federated, root)
+    others = f" (and {len(faulty) - 1} masks more)" if len(faulty) > 1 else ""
+    raise UserError(
+        f"INPUT.MASK_FORMAT is polygon, but image {path} of dataset {name} has a mask stored as run lengths{others}; "
+        "set it to bitmask."
+    )

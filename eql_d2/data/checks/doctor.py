@@ -13,6 +13,7 @@ from eql_d2.data.annotations.cache import PackedAnnotations, open_annotations
 from eql_d2.data.annotations.evaluation_rules import evaluation_finding
 from eql_d2.data.annotations.findings import Finding
 from eql_d2.data.annotations.image_paths import image_paths, images_present, leaving_finding, missing_finding
+from eql_d2.data.annotations.parsing import annotation_name
 from eql_d2.data.category_counts import count_annotations
 from eql_d2.data.checks.before_start import NEEDED_TO_EVALUATE
 from eql_d2.data.checks.image_findings import deep_images, duplicate_images, unreadable_images, wrong_sizes
@@ -155,10 +156,14 @@ def _annotation_findings(part: CheckedSet) -> Iterator[Finding]:
     refused = part.name == "val" and evaluation_finding(part.annotations, part.annotations.federated, True)
     if refused and not any(finding.kind in NEEDED_TO_EVALUATE for finding in part.annotations.findings):
         yield refused
-    crowds = int(part.annotations.regions.sum())
-    if 0 < crowds < len(part.annotations.regions):
-        sentence = f"{crowds} of {len(part.annotations.regions)} annotations are crowds (iscrowd or ignore 1)"
-        yield Finding("remark", "crowd", f"{sentence}, which train nothing", crowds)
+    if part.name == "train" and not len(part.annotations.categories):
+        sentence = f"{part.annotation_file.name} has no usable annotation: nothing to train on"
+        yield Finding("defect", "no annotations", sentence)
+    crowds = np.flatnonzero(part.annotations.regions)
+    if 0 < len(crowds) < len(part.annotations.regions):
+        name = annotation_name(*part.annotations.ids_of(int(crowds[0])))
+        sentence = f"{name} is a crowd (iscrowd or ignore 1): it trains nothing"
+        yield Finding("remark", "crowd", sentence, len(crowds))
 
 
 def _look_for_images(part: CheckedSet, image_root: Path) -> Finding | None:

@@ -42,6 +42,8 @@ def wrong_sizes(paths: Sequence[str], facts: Sequence[ImageFacts], sizes: np.nda
     sentence = f"image {path} is not {width:g}x{height:g} as annotated, but {size[0]}x{size[1]}"
     if sideways:
         sentence += " after the turn that its EXIF data asks for"
+    elif size == (height, width):
+        sentence += ": width and height are exchanged"
     return Finding("defect", "wrong image size", sentence, len(wrong))
 
 

@@ -174,11 +174,7 @@ def _has_masks(annotations: PackedAnnotations) -> bool:
 
 def _has_run_lengths(annotations: PackedAnnotations) -> bool:
     """Whether an object's mask is stored as run lengths, which polygons cannot say."""
-    return any(
-        isinstance(record.get("segmentation"), dict)
-        for place in range(len(annotations))
-        for record in annotations.records(place)[1]
-    )
+    return bool((annotations.run_lengths & ~annotations.regions).any())
 
 
 def _config_text(

@@ -62,7 +62,9 @@ def _reason(dataset_dict: DatasetDict, error: Exception) -> str | None:
     if isinstance(error, FileNotFoundError):
         return "does not exist; complete the dataset's images."
     if isinstance(error, SizeMismatchError):
-        return f"is not {dataset_dict['width']}x{dataset_dict['height']} as annotated; fetch it again."
+        return (
+            f"is not {dataset_dict['width']}x{dataset_dict['height']} as annotated; correct these, or fetch it again."
+        )
     if isinstance(error, UnidentifiedImageError):
         return "cannot be read (it is no picture); fetch it again."
     if isinstance(error, OSError) or _reading_fails(dataset_dict["file_name"]):

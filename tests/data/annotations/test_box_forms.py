@@ -153,3 +153,29 @@ def test_boxes_of_another_size_than_their_masks(scale, word):
         assert f"bbox is 4 times {word} than the box around its mask, or more, in 25% of" in finding.sentence
         boxes[9] = as_sizes(corners)[9]
         assert form_by_masks(boxes, corners) is None
+
+
+def centred(corners):
+    return np.concatenate([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], axis=1)
+
+
+def test_centres_leave_their_image():
+    wide = objects()
+    wide[:20, 2] = WIDTH - 1  # at the right border
+    assert judged(as_sizes(wide)) is None
+    finding = judged(centred(wide))
+    assert (finding.level, finding.kind) == ("remark", "boxes that look like centres")
+    assert judged(centred(objects(of_image=(200, 200)))) is None  # all inside either way
+
+
+@pytest.mark.parametrize(
+    ("boxes_of", "form"),
+    [
+        (centred, "the centre x, y with width and height"),
+        (lambda corners: as_sizes(corners)[:, [1, 0, 3, 2]], "y, x, height, width"),
+        (lambda corners: corners[:, [1, 0, 3, 2]], "y0, x0, y1, x1"),
+    ],
+)
+def test_other_forms_by_masks(boxes_of, form):
+    corners = objects(of_image=(200, 200))
+    assert f"bbox looks like {form} in" in form_by_masks(boxes_of(corners), corners).sentence

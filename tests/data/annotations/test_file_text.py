@@ -27,6 +27,7 @@ def test_what_needs_nothing_is_the_same_object():
         gzip.compress(codecs.BOM_UTF16_BE + TEXT.encode("utf-16-be")),
         codecs.BOM_UTF8 + TEXT.encode(),
         TEXT.encode("utf-16"),
+        TEXT.encode("utf-32"),
     ],
 )
 def test_packed_and_encoded_texts(packed):
@@ -40,6 +41,8 @@ def test_packed_and_encoded_texts(packed):
     [
         (bz2.compress(b"{}"), "it is packed by bzip2; unpack it first"),
         (lzma.compress(b"{}"), "it is xz; unpack it first"),
+        (b" <!DOCTYPE html>", "it is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1", "it is a pointer of Git LFS"),
         (gzip.compress(b"{}")[:-5], "gzip: "),
         (gzip.compress(b"{}" * 9)[:12] + b"\xff" * 20, "gzip: "),
     ],

@@ -172,7 +172,7 @@ def set_annotation(**values):
         (lambda content: content.update(annotations=[[1, 2]]), "list"),
         (lambda content: content["categories"][0].pop("id"), "id"),
         (set_annotation(id=2**64), "an id needs more than 64 bits"),
-        (set_annotation(id="one"), "annotations[1]: Expected int, got str - at $.id"),
+        (set_annotation(image_id="one"), "annotations[1]: Expected int, got str - at $.image_id"),
         (set_annotation(bbox=[1, 2, 3]), "annotations[1]: Expected list of length 4"),
         (set_annotation(segmentation=[["one"] * 6]), "annotations[1]: Expected float, got str"),
         (set_annotation(segmentation={"size": [40, 60]}), "required field counts"),
@@ -208,7 +208,9 @@ def test_a_list_is_refused(read):
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"<html>"])
 def test_truncated_file_is_named(content, read, tmp_path, damage):
-    with pytest.raises(UserError, match=r"^Annotation file .*annotations.json is truncated .*; download it again.$"):
+    with pytest.raises(
+        UserError, match=r"^Annotation file .*annotations.json is truncated .*; download or write it again.$"
+    ):
         read(damage(orjson.dumps(content)))
 
 

@@ -258,3 +258,50 @@ def test_results_with_scores_as_texts():
         "category_id": 1,
         "score": 0.5,
     }
+
+
+SQUARE = [10, 10, 20, 10, 20, 20, 10, 20]
+POINTS = [[10, 10], [20, 10], [20, 20], [10, 20]]
+
+
+@pytest.mark.parametrize("segmentation", [POINTS, [POINTS], [[[str(x), str(y)] for x, y in POINTS]]])
+def test_polygons_of_points_become_lists_of_coordinates(path, segmentation):
+    _, _, records = read(path, changed("annotations", {"segmentation": segmentation}))
+    assert records[1]["segmentation"] == [SQUARE]
+
+
+@pytest.mark.parametrize("annotation_id", ["7f3e-42", 1.5, True, [1]])
+def test_ids_that_are_no_numbers_are_made_anew(path, annotation_id):
+    annotations, _, records = read(path, changed("annotations", {"id": annotation_id}))
+    assert [record["id"] for record in records] == [1, 2]
+    assert annotations.findings == ()
+
+
+@pytest.mark.parametrize("coco_url", [False, 0, ["a.jpg"], {}])
+def test_urls_that_are_no_texts_say_nothing(path, coco_url):
+    _, images, _ = read(path, changed("images", {"coco_url": coco_url}))
+    assert images[1] == CLEAN["images"][1]
+
+
+def test_sizes_of_null_are_missing(path):
+    annotations, _, _ = read(path, changed("images", {"width": None}))
+    assert [finding.sentence for finding in annotations.findings] == ["image 2 has no width"]
+
+
+@pytest.mark.parametrize(("flag", "expected"), [("yes", 1), ("No", 0)])
+def test_flags_as_words(flag, expected):
+    assert clean_annotation({"iscrowd": flag})["iscrowd"] == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "form"),
+    [
+        ("annotations", {"bbox": [[1, 2, 3, 4]]}, r"\(bbox is \[x, y, width, height\] in pixels\)"),
+        ("annotations", {"segmentation": "text"}, r"\(segmentation is polygons, .*\)"),
+        ("annotations", {"category_id": None}, r"\(category_id is a whole number\)"),
+        ("images", {"file_name": 7}, r"\(file_name is a text\)"),
+    ],
+)
+def test_a_refused_value_is_told_with_what_it_should_be(path, key, values, form):
+    with pytest.raises(UserError, match=rf"{key}\[1\]: .*{form}; use"):
+        read(path, changed(key, values))
