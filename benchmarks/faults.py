@@ -43,7 +43,8 @@ METHODS = ("EQLv2Predictor", "SeesawPredictor")
 BROKEN = 3  # exit status: the last checkpoint is broken
 MOST_ATTEMPTS = 12  # that are killed, in a run
 TIMES = ("time", "data_time", "eta_seconds")
-phase = multiprocessing.get_context("fork").Value("i", -1)  # that of the run that is there, seen by all
+# That of the run that is there, seen by all; without a lock, which a killed process could hold for ever.
+phase = multiprocessing.get_context("fork").RawValue("i", -1)
 
 
 def config(folder: Path, method: str, output: Path) -> Any:
