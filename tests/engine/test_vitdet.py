@@ -7,6 +7,7 @@ from eql_d2.data.registration import register_lvis_format
 from eql_d2.engine.lazy_trainer import LazyTrainer, setup_lazy
 
 pytest.importorskip("timm")
+pytest.importorskip("shapely")
 pytest.importorskip("detectron2.modeling.backbone.vit", reason="Detectron2 v0.6 has no ViT")
 
 NET = ("img_size=64", "embed_dim=32", "depth=2", "num_heads=2", "window_size=2", "window_block_indexes=[0]")
