@@ -1,14 +1,16 @@
 """Pictures of any depth as 8 bits: the one rule of the doctor, training and prediction.
 
-Detectron2 cuts at 255, so that a picture of 16 bits is white. Here whole numbers are scaled by the depth that the
-largest of them needs (8, 10, 12, 14 or 16 bits, those of sensors; beyond these the largest is white), and
-floating-point numbers from 0 to 1, from 0 to 255, or from the smallest to the largest, the first that holds them.
+Detectron2 cuts at 255, so that a grey picture of 16 bits is white, and Pillow keeps the upper half of the bits of one
+in colour, so that one of 12 bits is black. Here whole numbers are scaled by the depth that the largest of them needs
+(8, 10, 12, 14 or 16 bits, those of sensors; beyond these the largest is white), and floating-point numbers from 0 to 1, from 0 to 255, or from the smallest to the largest, the first that holds them.
 """
 
 import io
 import logging
+import re
 from typing import Any
 
+import cv2
 import numpy as np
 from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import read_image
@@ -25,20 +27,42 @@ BROKEN = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombErr
 """What Pillow's decoders raise for files that are missing, broken or no pictures."""
 
 _DEEP_MODES = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I", "F"})  # Pillow's, all grey
+_DEEP_COLOURS = re.compile(r"\b(RGB|RGBA|RGBX|RGBa|LA);16")  # Pillow's, of the data in the file
 _SENSOR_BITS = (8, 10, 12, 14, 16)
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether a picture has more than 8 bits a channel."""
-    return image.mode in _DEEP_MODES
+    """Whether a picture, opened but not yet loaded, has more than 8 bits a channel."""
+    return image.mode in _DEEP_MODES or _has_deep_colours(image)
+
+
+def _has_deep_colours(image: Image.Image) -> bool:
+    return any(_DEEP_COLOURS.search(str(tile[3])) for tile in getattr(image, "tile", ()))
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    """A picture of more than 8 bits as a grey one of 8 bits; any other as it is."""
+    """A picture of more than 8 bits as one of 8 bits, without transparency; any other as it is."""
+    if _has_deep_colours(image):
+        colours = _deep_colours(image)
+        return image if colours is None else Image.fromarray(np.round(_scaled(colours, whole=True)).astype(np.uint8))
     if not is_deep(image):
         return image
     values = np.asarray(image).astype(np.float64)
     return Image.fromarray(np.round(_scaled(values, whole=image.mode != "F")).astype(np.uint8))
+
+
+def _deep_colours(image: Image.Image) -> np.ndarray | None:
+    """(H, W, 3) float64, what an opened file says, which Pillow does not keep; None where OpenCV cannot tell."""
+    file: Any = getattr(image, "fp", None)
+    if file is None:
+        return None
+    file.seek(0)
+    data = file.read()
+    image.load()  # raises what is wrong with a broken file; OpenCV would give a part of it
+    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.dtype != np.uint16 or values.ndim != 3:
+        return None
+    return values[:, :, 2::-1].astype(np.float64)
 
 
 def _scaled(values: np.ndarray, whole: bool) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import logging
 
+import cv2
 import numpy as np
 import pytest
 from detectron2.data.detection_utils import read_image
@@ -88,3 +89,23 @@ def test_broken_and_missing_files_raise_what_readers_catch(tmp_path):
     for name in ("broken.png", "missing.png"):
         with pytest.raises(OSError, match=name):
             read_picture(tmp_path / name, "RGB")
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colours_of_a_sensor_of_12_bits(tmp_path, ending, channels):
+    """Pillow gives the upper half of the 16 bits: nearly black."""
+    values = np.zeros((2, 3, channels), np.uint16)
+    values[0, 0, :3] = 1024, 2048, 4095  # B, G, R
+    path = tmp_path / f"deep.{ending}"
+    cv2.imwrite(str(path), values)
+    assert is_deep(Image.open(path))
+    assert read_picture(path, "RGB")[0, :2].tolist() == [[255, 128, 64], [0, 0, 0]]
+
+
+def test_a_cut_picture_of_deep_colours_is_broken(tmp_path):
+    path = tmp_path / "deep.png"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 65536, (30, 40, 3)).astype(np.uint16))
+    path.write_bytes(path.read_bytes()[:4000])
+    with pytest.raises(OSError, match="truncated"):
+        read_picture(path, "RGB")

@@ -147,8 +147,9 @@ def _decoded_size(data: bytes) -> tuple[tuple[int, int], bool, bool]:
             orientation = image.getexif().get(_EXIF_ORIENTATION)
         except Exception:  # training takes damaged EXIF data for none
             orientation = None
+        deep = is_deep(image)
         image.convert("RGB")  # decodes all of it
-    return image.size, orientation in _SIDEWAYS, is_deep(image)
+    return image.size, orientation in _SIDEWAYS, deep
 
 
 def _sha1(data: bytes) -> bytes:
