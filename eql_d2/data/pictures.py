@@ -2,7 +2,8 @@
 
 Detectron2 cuts at 255, so that a grey picture of 16 bits is white, and Pillow keeps the upper half of the bits of one
 in colour, so that one of 12 bits is black. Here whole numbers are scaled by the depth that the largest of them needs
-(8, 10, 12, 14 or 16 bits, those of sensors; beyond these the largest is white), and floating-point numbers from 0 to 1, from 0 to 255, or from the smallest to the largest, the first that holds them.
+(8, 10, 12, 14 or 16 bits, those of sensors; beyond these the largest is white), and floating-point numbers from 0 to 1,
+from 0 to 255, or from the smallest to the largest, the first that holds them.
 """
 
 import io
