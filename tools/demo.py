@@ -1,8 +1,13 @@
-"""The main job on a small scale: train softmax and a long-tail method on EmojiLVIS, evaluate both, compare them.
+"""The main job in the small: softmax and a long-tail method on EmojiLVIS.
 
-Both start from the same small detector, which comes with this project and was trained on other glyphs
-(configs/EmojiLVIS/pretrained.safetensors), and train side by side, one CPU core each, by tools/train_net.py with
-configs/EmojiLVIS/demo_METHOD.yaml. An interrupted demo is continued; a finished one is shown again.
+    python tools/demo.py
+    python tools/demo.py --method seesaw --quick
+
+Both start from the same small detector, which comes with this project and was
+trained on other glyphs (configs/EmojiLVIS/pretrained.safetensors), train side
+by side, one CPU core each, by tools/train_net.py with
+configs/EmojiLVIS/demo_METHOD.yaml, are evaluated and compared. An interrupted
+demo is continued; a finished one is shown again.
 """
 
 import argparse
@@ -100,7 +105,11 @@ def main() -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--method", default="bags", choices=METHODS, help="what to compare softmax with (default: bags)"
+        "--method",
+        default="bags",
+        choices=METHODS,
+        metavar="METHOD",
+        help=f"what to compare softmax with (default: bags): {', '.join(METHODS)}",
     )
     parser.add_argument("--quick", action="store_true", help="a quarter of the training: a minute, to see that it runs")
     arguments = parser.parse_args()
