@@ -52,7 +52,12 @@ NARROWEST_SENTENCE = 30
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--annotations", required=True, metavar="FILE", help="annotations, LVIS or COCO format")
+    parser.add_argument(
+        "--annotations",
+        required=True,
+        metavar="FILE",
+        help="annotations, LVIS or COCO format, or boxes of Open Images (CSV)",
+    )
     parser.add_argument("--images", metavar="FOLDER", help="folder of the images (default: do not look at them)")
     parser.add_argument("--val", metavar="FILE", help="annotations of the set to validate on, to check both together")
     parser.add_argument("--val-images", metavar="FOLDER", help="folder of its images (default: that of --images)")

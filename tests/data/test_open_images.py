@@ -9,8 +9,10 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from eql_d2.analysis.dataset_report import dataset_page
 from eql_d2.data.category_counts import dataset_counts
 from eql_d2.data.checks.before_start import check_dataset
+from eql_d2.data.checks.doctor import examine_dataset
 from eql_d2.data.open_images import challenge_2019_source, converted_file, ensure_converted, source_of_entry
 from eql_d2.data.open_images.hierarchy import Hierarchy
 from eql_d2.data.registration import (
@@ -365,3 +367,21 @@ def test_folders_that_leave_the_choice_open(people):
     (people.boxes.parent / "y-bbox.csv").write_text(GOOD)
     with pytest.raises(UserError, match="has 2 files of boxes"):
         source_of_entry(entry)
+
+
+def test_the_doctor_reads_the_boxes_and_its_page_names_them(people):
+    check = examine_dataset(people.boxes, people.images, val_annotation_file=people.boxes, val_image_root=people.images)
+    train = check.sets[0]
+    assert list(zip(train.counts.names, train.counts.instance_counts, strict=True)) == [
+        ("Person", 0),
+        ("Man", 2),
+        ("Woman", 0),
+        ("Cat", 2),
+    ]
+    assert {finding.kind for _, finding in check.findings if finding.level == "defect"} == {"image in both sets"}
+    assert "<h1>x-bbox.csv</h1>" in dataset_page(check)
+
+
+def test_the_doctor_asks_for_the_images_of_boxes(people):
+    (finding,) = (finding for _, finding in examine_dataset(people.boxes).findings)
+    assert finding.sentence == f"Boxes of Open Images, as in {people.boxes}, need their image folder; name it."

@@ -25,6 +25,8 @@ from eql_d2.data.checks.split_findings import (
     overlap_of_content,
     overlap_of_names,
 )
+from eql_d2.data.open_images.converted import ensure_converted
+from eql_d2.data.open_images.source import source_of_entry
 from eql_d2.errors import UserError
 from eql_d2.long_tail import CategoryCounts
 
@@ -96,7 +98,7 @@ def examine_dataset(
     """Check an annotation file, its images, and a validation set beside it.
 
     Args:
-        annotation_file: JSON in the LVIS or COCO format.
+        annotation_file: JSON in the LVIS or COCO format, or CSV of Open Images' boxes, beside its other files.
         image_root: folder of its images; None to look at the annotations alone.
         val_annotation_file: annotations of the set to validate on, if there is one.
         val_image_root: folder of its images.
@@ -141,11 +143,22 @@ def _require_files(part: CheckedSet) -> None:
         raise UserError(f"Image folder {part.image_root} does not exist; check the path.")
 
 
+def _in_known_format(part: CheckedSet) -> Path:
+    """The annotation file, or what is made of one of Open Images, as training makes it."""
+    if part.annotation_file.suffix.lower() != ".csv":
+        return part.annotation_file
+    if part.image_root is None:
+        raise UserError(f"Boxes of Open Images, as in {part.annotation_file}, need their image folder; name it.")
+    entry = {"name": part.name, "annotations": str(part.annotation_file), "images": str(part.image_root)}
+    return ensure_converted(source_of_entry(entry, "the command line"))
+
+
 def _annotation_findings(part: CheckedSet) -> Iterator[Finding]:
     """What is wrong within an annotation file; opens it."""
     try:
-        part.annotations = open_annotations(part.annotation_file)
-        part.counts = count_annotations(str(part.annotation_file))
+        readable = _in_known_format(part)
+        part.annotations = open_annotations(readable)
+        part.counts = count_annotations(str(readable))
     except UserError as error:
         part.annotations = None
         yield Finding("defect", "unusable annotation file", str(error), 1)
