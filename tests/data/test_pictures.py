@@ -8,6 +8,7 @@ import pytest
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 
+from eql_d2.data.checks.image_reading import read_images
 from eql_d2.data.pictures import _EightBits, eight_bits, is_deep, read_picture
 
 
@@ -99,7 +100,7 @@ def test_colours_of_a_sensor_of_12_bits(tmp_path, ending, channels):
     values[0, 0, :3] = 1024, 2048, 4095  # B, G, R
     path = tmp_path / f"deep.{ending}"
     cv2.imwrite(str(path), values)
-    assert is_deep(Image.open(path))
+    assert is_deep(Image.open(path)) and read_images([str(path)], workers=1)[0].deep
     assert read_picture(path, "RGB")[0, :2].tolist() == [[255, 128, 64], [0, 0, 0]]
 
 

@@ -143,11 +143,11 @@ def _decoded_size(data: bytes) -> tuple[tuple[int, int], bool, bool]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of damaged EXIF data, which training ignores
         image = Image.open(io.BytesIO(data))
+        deep = is_deep(image)  # before EXIF data is read, for which Pillow loads a PNG
         try:
             orientation = image.getexif().get(_EXIF_ORIENTATION)
         except Exception:  # training takes damaged EXIF data for none
             orientation = None
-        deep = is_deep(image)
         image.convert("RGB")  # decodes all of it
     return image.size, orientation in _SIDEWAYS, deep
 
