@@ -29,6 +29,7 @@ def test_what_needs_nothing_is_the_same_object():
         TEXT.encode("utf-16"),
         TEXT.encode("utf-32"),
     ],
+    ids=["gzip twice", "gzip of UTF-16", "UTF-8 with a mark", "UTF-16", "UTF-32"],
 )
 def test_packed_and_encoded_texts(packed):
     assert plain_text(packed) == TEXT.encode()
@@ -46,6 +47,7 @@ def test_packed_and_encoded_texts(packed):
         (gzip.compress(b"{}")[:-5], "gzip: "),
         (gzip.compress(b"{}" * 9)[:12] + b"\xff" * 20, "gzip: "),
     ],
+    ids=["bzip2", "xz", "web page", "pointer of Git LFS", "cut gzip", "broken gzip"],
 )
 def test_archives_and_damage_are_named(data, what):
     with pytest.raises(ValueError, match=f"^{what}"):
