@@ -2,12 +2,13 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,7 +66,8 @@ def launch(
         num_processes_per_machine: GPUs used on this machine, or CPU processes.
         num_machines: number of machines.
         machine_rank: number of this machine.
-        dist_url: where the processes meet; "auto" picks a free port on a single machine.
+        dist_url: where the processes meet; "auto" is a file on a single machine, which no other run can take as it
+            could a port.
         args: arguments of ``main``.
         timeout: minutes that a process waits for the others (``ENGINE.COLLECTIVE_TIMEOUT``).
         stop_grace: seconds between a signal to stop and the end of processes that are still there
@@ -98,12 +100,19 @@ def launch(
             raise UserError(
                 "--dist-url has to name the first machine, e.g. tcp://HOST:29500, when there are several machines."
             )
-        dist_url = f"tcp://127.0.0.1:{_free_port()}"
+        with tempfile.TemporaryDirectory(prefix="eql_d2_") as folder:
+            url = Path(folder, "meeting").as_uri()
+            _run_processes_here(range(num_processes_per_machine), num_processes_per_machine, url, run)
+        return
     first_rank = machine_rank * num_processes_per_machine
-    places = [
-        ProcessPlace(first_rank + local_rank, world_size, local_rank, num_processes_per_machine, dist_url)
-        for local_rank in range(num_processes_per_machine)
-    ]
+    ranks = range(first_rank, first_rank + num_processes_per_machine)
+    _run_processes_here(ranks, world_size, dist_url, run)
+
+
+def _run_processes_here(ranks: range, world_size: int, url: str, run: tuple) -> None:
+    """Start the processes of this machine and wait for them; ``run`` is what each gets beside its place."""
+    places = [ProcessPlace(rank, world_size, rank - ranks.start, len(ranks), url) for rank in ranks]
+    stop_grace = run[-1]
     _silence_warnings_of_ended_processes()
     with stop_request.listen(stop_grace + 2 * SECONDS_TO_FOLLOW):
         run_processes(_run_in_process_group, [(place, *run) for place in places], stop_grace)
@@ -151,12 +160,6 @@ def _first_slurm_host(node_list: str) -> str:
         return node_list.split(",")[0]
     hosts = subprocess.run(["scontrol", "show", "hostnames", node_list], capture_output=True, text=True, check=True)
     return hosts.stdout.split()[0]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _silence_warnings_of_ended_processes() -> None:

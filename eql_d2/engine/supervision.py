@@ -18,6 +18,7 @@ from eql_d2.engine.stopping import RunStopped, stop_request
 from eql_d2.errors import UserError
 
 SECONDS_TO_FOLLOW = 15.0  # that processes get to end by themselves when one of them has failed
+SECONDS_TO_EXPLAIN = 60.0  # likewise when it failed as another one was gone, which has not said why yet
 MEMORY_HINT = (
     "perhaps as memory ran out; use fewer processes or a smaller SOLVER.IMS_PER_BATCH, and go on with --resume"
 )
@@ -77,7 +78,8 @@ def _watch(crew: dict[Any, Any], told: list[tuple], grace: float) -> None:
             _signal_all(running, signal.SIGTERM)
             deadline = time.monotonic() + grace + SECONDS_TO_FOLLOW
         if deadline is None and any(process.exitcode for process in ended):
-            deadline = time.monotonic() + SECONDS_TO_FOLLOW
+            unexplained = bool(told) and all(_is_consequence(*entry[1:]) for entry in told)
+            deadline = time.monotonic() + (SECONDS_TO_EXPLAIN if unexplained else SECONDS_TO_FOLLOW)
         if deadline is not None and time.monotonic() > deadline:
             return
 

@@ -20,6 +20,7 @@ from eql_d2.losses import (
     SoftmaxEqualizationLoss,
     build_classification_loss,
 )
+from eql_d2.losses.random_choice import RandomChoice
 from tests.losses.test_balanced_group_softmax import groups_by_loop, softmax
 
 # Groups of BAGS: {1, 4}, {0}, none, {2, 3}. Logits: [o 1 4] [o 0] [o] [o 2 3].
@@ -102,7 +103,7 @@ def test_seql_s_gradient_with_a_fixed_mask(monkeypatch):
     logits, labels = make_batch()
     logits.requires_grad_()
     beta = torch.rand(12, K, generator=torch.Generator().manual_seed(7)) < 0.5
-    monkeypatch.setattr(torch.Tensor, "bernoulli_", lambda tensor, p: tensor.copy_(beta))
+    monkeypatch.setattr(RandomChoice, "draw", lambda choice, rows, columns, probability: beta[rows])
     frequencies, lambda_ = [0.3, 0.001, 0.2, 0.0005, 0.002], 0.0015
     loss = SoftmaxEqualizationLoss(K, frequencies, lambda_, gamma=0.5)
     loss(logits, labels)["loss_cls"].backward()
