@@ -152,6 +152,7 @@ def train_here(config_file, options, path):
     torch.save(stages, f"{path}_{comm.get_rank()}.pth")
 
 
+@pytest.mark.slow
 def test_two_processes(first_stage, tmp_path, two_processes):
     """Without augmentation, and with fixed statistics of batch normalization, a step is the same as on one."""
     options, first = first_stage

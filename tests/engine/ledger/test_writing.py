@@ -56,6 +56,7 @@ def test_entry_of_a_run(tiny_cfg, tiny_set, tmp_path):
     assert str(tmp_path) not in json.dumps(others)
 
 
+@pytest.mark.slow
 def test_two_processes_leave_one_entry_with_the_memory_of_both(tiny_cfg, two_processes):
     two_processes(train, tiny_cfg)
     entry = read_entry(tiny_cfg.OUTPUT_DIR)
