@@ -18,7 +18,10 @@ def case():
 
 
 VALUES = st.recursive(
-    st.none() | st.floats(allow_nan=False, allow_infinity=False) | st.text(alphabet='ab{}[],": \\é𝄞\n') | st.integers(),
+    st.none()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(alphabet='ab{}[],": \\é𝄞\n')
+    | st.integers(-(2**63), 2**63 - 1),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=8,
 )
