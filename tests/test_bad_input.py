@@ -254,7 +254,7 @@ def test_tool_with_a_misspelt_key():
     assert line == "error: Config key SOLVER.BASE_LRR does not exist; did you mean SOLVER.BASE_LR?\n"
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("processes", [1, 2])
 def test_tool_meets_a_damaged_image(own_set, options, processes):
     """In the middle of training, in a loader process; with two processes the other one waits for gradients."""
     for path in sorted((own_set / "train").iterdir())[::25]:
@@ -266,7 +266,6 @@ def test_tool_meets_a_damaged_image(own_set, options, processes):
     assert "cannot be read" in line
 
 
-@pytest.mark.slow
 def test_tool_meets_too_many_damaged_images(own_set, options, tmp_path):
     """Each of two processes meets fewer than the limit; they learn of each other's, and both stop."""
     for path in sorted((own_set / "train").iterdir())[::3]:

@@ -29,6 +29,7 @@ from eql_d2.engine.precision import check_precision
 from eql_d2.engine.resuming import check_run_folder, decide_resume
 from eql_d2.engine.run_lock import hold_run_folder
 from eql_d2.engine.start_summary import start_summary
+from eql_d2.engine.supervision import is_lost_connection
 from eql_d2.engine.terminal import LOGGERS, log_for_terminal
 from eql_d2.engine.trackers import check_trackers
 from eql_d2.errors import UserError
@@ -288,4 +289,4 @@ def hide_user_errors() -> None:
 def _is_not_user_error(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     # A process that waits for one which ended by a mistake sees the connection close; the mistake is told already.
-    return not (isinstance(error, UserError) or "Connection closed by peer" in str(error))
+    return not (isinstance(error, UserError) or is_lost_connection(str(error)))

@@ -18,7 +18,6 @@ from eql_d2.engine.stopping import RunStopped, stop_request
 from eql_d2.errors import UserError
 
 SECONDS_TO_FOLLOW = 15.0  # that processes get to end by themselves when one of them has failed
-SECONDS_TO_EXPLAIN = 60.0  # likewise when it failed as another one was gone, which has not said why yet
 MEMORY_HINT = (
     "perhaps as memory ran out; use fewer processes or a smaller SOLVER.IMS_PER_BATCH, and go on with --resume"
 )
@@ -66,8 +65,10 @@ def _watch(crew: dict[Any, Any], told: list[tuple], grace: float) -> None:
     running = list(crew)
     while running:
         multiprocessing.connection.wait([process.sentinel for process in running], timeout=0.2)
-        ended = [process for process in running if process.exitcode is not None]
-        running = [process for process in running if process.exitcode is None]
+        # Asked once: one that ends in between must not be in neither list, and its word lost.
+        statuses = {process: process.exitcode for process in running}
+        ended = [process for process, status in statuses.items() if status is not None]
+        running = [process for process, status in statuses.items() if status is None]
         for process in ended:
             with contextlib.suppress(EOFError, OSError):  # it ended without a word
                 if crew[process].poll():
@@ -78,8 +79,7 @@ def _watch(crew: dict[Any, Any], told: list[tuple], grace: float) -> None:
             _signal_all(running, signal.SIGTERM)
             deadline = time.monotonic() + grace + SECONDS_TO_FOLLOW
         if deadline is None and any(process.exitcode for process in ended):
-            unexplained = bool(told) and all(_is_consequence(*entry[1:]) for entry in told)
-            deadline = time.monotonic() + (SECONDS_TO_EXPLAIN if unexplained else SECONDS_TO_FOLLOW)
+            deadline = time.monotonic() + SECONDS_TO_FOLLOW
         if deadline is not None and time.monotonic() > deadline:
             return
 
@@ -110,7 +110,12 @@ def _tell(processes: Sequence[Any], told: Sequence[tuple]) -> None:
 
 def _is_consequence(kind: str, what: Any) -> bool:
     """Whether a process failed because another was gone, which may be told before that one has cleaned up."""
-    return kind == "failed" and any(text in what for text in ("Connection closed by peer", "Connection reset by peer"))
+    return kind == "failed" and is_lost_connection(what)
+
+
+def is_lost_connection(text: str) -> bool:
+    """Whether what a process failed by says that another one was gone."""
+    return any(sign in text for sign in ("Connection closed by peer", "Connection reset by peer"))
 
 
 def _guarded(work: Callable[..., None], arguments: tuple, mouth: Any, parent: int) -> None:

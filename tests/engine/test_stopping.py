@@ -1,5 +1,6 @@
 """Stops by any signal, in the foreground and in the background: nothing is lost and nothing is left behind."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from eql_d2.child_processes import leave_stopping_to_parent
-from eql_d2.engine import LongTailTrainer, launch
+from eql_d2.engine import LongTailTrainer, launch, supervision
 from eql_d2.engine.stopping import STOPPED_STATUS, RunStopped, stop_request
 from eql_d2.errors import UserError
 from tests.conftest import ROOT, make_tiny_cfg
@@ -147,6 +148,35 @@ def test_nothing_outlives_the_parent(tmp_path, number, ignored):
             os.kill(process, signal.SIGKILL)
         shell.kill()
         shell.wait()
+
+
+class EndsAMomentLater(multiprocessing.get_context("spawn").Process):
+    """Its pipe is closed a moment before the system says that it has ended, as on a busy machine."""
+
+    asked = False
+
+    @property
+    def exitcode(self):
+        status = super().exitcode
+        if status is not None and not self.asked:
+            self.asked = True
+            return None
+        return status
+
+
+def tell(mouth):
+    mouth.send((time.time(), "mistake", "The last word."))
+    os._exit(1)
+
+
+def test_no_word_of_a_process_is_lost_however_it_ends():
+    ear, mouth = multiprocessing.Pipe(duplex=False)
+    process = EndsAMomentLater(target=tell, args=(mouth,))
+    process.start()
+    process.join()
+    told = []
+    supervision._watch({process: ear}, told, 1.0)
+    assert [what for _, _, what in told] == ["The last word."]
 
 
 def die_or_wait(folder):
