@@ -10,6 +10,7 @@ from detectron2.data import MetadataCatalog
 from torch import nn
 
 from eql_d2.data.checks.split_findings import first_difference
+from eql_d2.engine.method_in_use import METHOD_KEYS
 from eql_d2.errors import UserError
 from eql_d2.losses import ClassificationLoss
 from eql_d2.plain_files import read_yaml
@@ -80,8 +81,7 @@ def check_resumable(path: str, description: Mapping[str, Any], cfg: CfgNode) -> 
             f"MODEL.WEIGHTS {path} and MODEL.WEIGHTS_MATCH_CLASSES True to begin with its weights, class by class."
         )
     kept = read_yaml(description["config"], f"The config in {path}") if "config" in description else {}
-    methods = ("MODEL.ROI_BOX_HEAD.PREDICTOR", "MODEL.RETINANET.LOSS", "MODEL.CLASSIFIER.LOSS")
-    for key in ("MODEL.META_ARCHITECTURE", *methods):
+    for key in ("MODEL.META_ARCHITECTURE", *METHOD_KEYS):
         before, now = kept, cfg
         for part in key.split("."):
             before, now = (before or {}).get(part), now.get(part)

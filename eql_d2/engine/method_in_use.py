@@ -7,13 +7,27 @@ from typing import Any
 from detectron2.config import CfgNode
 from fvcore.common.config import BASE_KEY
 
+from eql_d2.data.category_counts import ONE_STAGE
 from eql_d2.losses.registry import METHODS, Method, method_of_predictor
 from eql_d2.modeling.predictors import predictor_class
 from eql_d2.plain_files import read_yaml
 
-_KEYS = {"ImageClassifier": "MODEL.CLASSIFIER.LOSS", "LongTailRetinaNet": "MODEL.RETINANET.LOSS"}
+_KEYS = {"ImageClassifier": "MODEL.CLASSIFIER.LOSS", **dict.fromkeys(ONE_STAGE, "MODEL.RETINANET.LOSS")}
 _KEY_OF_BOXES = "MODEL.ROI_BOX_HEAD.PREDICTOR"
 _NODES = "MODEL.LONG_TAIL."
+
+METHOD_KEYS = tuple(dict.fromkeys((_KEY_OF_BOXES, *_KEYS.values())))
+"""The keys that say what a model classifies by; which of them it is follows from ``MODEL.META_ARCHITECTURE``."""
+
+
+def method_key(architecture: str) -> str:
+    """That of :data:`METHOD_KEYS` which counts for a value of ``MODEL.META_ARCHITECTURE``."""
+    return _KEYS.get(architecture, _KEY_OF_BOXES)
+
+
+def method_named(key: str, value: str) -> Method | None:
+    """The method that a value of one of :data:`METHOD_KEYS` names; None of one without a method."""
+    return method_of_predictor(value) if key == _KEY_OF_BOXES else METHODS.get(value)
 
 
 def method_in_use(cfg: CfgNode) -> tuple[str, str, Method | None]:
@@ -22,17 +36,17 @@ def method_in_use(cfg: CfgNode) -> tuple[str, str, Method | None]:
     Returns:
         The key that says it, its value, and the method; None of a box predictor that was registered without one.
     """
-    key = _KEYS.get(cfg.MODEL.META_ARCHITECTURE, _KEY_OF_BOXES)
+    key = method_key(cfg.MODEL.META_ARCHITECTURE)
     value: Any = cfg
     for part in key.split("."):
         value = value[part]
-    return key, value, method_of_predictor(value) if key == _KEY_OF_BOXES else METHODS.get(value)
+    return key, value, method_named(key, value)
 
 
 def why_unused(cfg: CfgNode, key: str) -> str | None:
     """By what a key of a method is not used, as the end of a sentence; None of a key that is used, or of no method."""
     user, value, method = method_in_use(cfg)
-    if key in (*_KEYS.values(), _KEY_OF_BOXES):
+    if key in METHOD_KEYS:
         return None if key == user else f"{user} {value}"
     node = key.removeprefix(_NODES).split(".")[0]
     if not key.startswith(_NODES) or node not in {other.node for other in METHODS.values()}:

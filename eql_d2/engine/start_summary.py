@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from detectron2.config import CfgNode
 
-from eql_d2.data.category_counts import category_counts
+from eql_d2.data.category_counts import ONE_STAGE, category_counts
 from eql_d2.engine.method_in_use import method_in_use
 from eql_d2.errors import UserError
 from eql_d2.long_tail import CategoryCounts
@@ -52,7 +52,7 @@ def _model(cfg: CfgNode) -> str:
     model = cfg.MODEL
     if model.META_ARCHITECTURE == "ImageClassifier":
         return f"ImageClassifier, {model.CLASSIFIER.NUM_CLASSES} classes"
-    dense = "RetinaNet" in model.META_ARCHITECTURE
+    dense = model.META_ARCHITECTURE in ONE_STAGE
     node = model.RETINANET if dense else model.ROI_HEADS
     parts = [model.META_ARCHITECTURE] if dense else [model.META_ARCHITECTURE, model.ROI_HEADS.NAME]
     masks = [] if dense else ["boxes and masks" if model.MASK_ON else "boxes"]

@@ -7,11 +7,15 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from eql_d2.data.category_counts import ONE_STAGE
-from eql_d2.losses.registry import METHODS, method_of_predictor
+from eql_d2.engine.method_in_use import method_key, method_named
 from eql_d2.reproduction.tables import find_table, table_names
 
-_DEFAULTS = {"MODEL.ROI_BOX_HEAD.PREDICTOR": "SoftmaxPredictor", "MODEL.META_ARCHITECTURE": "GeneralizedRCNN"}
+_DEFAULTS = {
+    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
+    "MODEL.ROI_BOX_HEAD.PREDICTOR": "SoftmaxPredictor",
+    "MODEL.RETINANET.LOSS": "focal",
+    "MODEL.CLASSIFIER.LOSS": "softmax",
+}
 
 
 @dataclass(frozen=True)
@@ -71,16 +75,10 @@ def _entry(path: Path, name: str, rows: tuple[str, ...]) -> ConfigEntry:
             node = node.get(part) if isinstance(node, dict) else None
         return _DEFAULTS.get(key) if node is None else node
 
-    if value("MODEL.META_ARCHITECTURE") == "ImageClassifier":
-        method = METHODS.get(value("MODEL.CLASSIFIER.LOSS") or "softmax")
-        shown = method.title if method else str(value("MODEL.CLASSIFIER.LOSS"))
-    elif value("MODEL.META_ARCHITECTURE") in ONE_STAGE:
-        method = METHODS.get(value("MODEL.RETINANET.LOSS") or "focal")
-        shown = method.title if method else str(value("MODEL.RETINANET.LOSS"))
-    else:
-        predictor = str(value("MODEL.ROI_BOX_HEAD.PREDICTOR"))
-        method = method_of_predictor(predictor)
-        shown = method.title if method else predictor
+    key = method_key(value("MODEL.META_ARCHITECTURE"))
+    named = str(value(key))
+    method = method_named(key, named)
+    shown = method.title if method else named
     sampler = str(value("DATALOADER.SAMPLER_TRAIN") or "TrainingSampler").removesuffix("TrainingSampler")
     schedule = f"{value('SOLVER.MAX_ITER')} x {value('SOLVER.IMS_PER_BATCH')}"
     return ConfigEntry(name, shown, sampler, schedule, rows)

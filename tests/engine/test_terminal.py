@@ -45,6 +45,19 @@ def test_what_the_terminal_shows(capsys, name, level, text, extra, shown):
     assert ("WARNING: " in printed) == (shown and level == logging.WARNING)
 
 
+@pytest.mark.parametrize("architecture", ["LongTailRetinaNet", "LongTailFCOS"])
+def test_a_one_stage_detector_classifies_by_its_own_key(tiny_cfg, architecture):
+    tiny_cfg.MODEL.META_ARCHITECTURE, tiny_cfg.MODEL.RETINANET.LOSS = architecture, "efl"
+    tiny_cfg.MODEL.RETINANET.NUM_CLASSES = 6
+    assert unused_keys(tiny_cfg, ["MODEL.RETINANET.LOSS", "MODEL.LONG_TAIL.EFL.SCALE"]) == []
+    assert unused_keys(tiny_cfg, ["MODEL.ROI_BOX_HEAD.PREDICTOR"]) == [
+        "MODEL.ROI_BOX_HEAD.PREDICTOR is set, but not used by MODEL.RETINANET.LOSS efl."
+    ]
+    first, second, *_ = start_summary(tiny_cfg, 1).splitlines()
+    assert first.split() == ["model", f"{architecture},", "build_resnet_fpn_backbone,", "6", "classes"]
+    assert "Equalized Focal Loss (MODEL.RETINANET.LOSS efl)" in second
+
+
 def test_the_run_in_ten_lines(tiny_cfg):
     tiny_cfg.SEED = 3
     lines = start_summary(tiny_cfg, 2).splitlines()
