@@ -61,8 +61,7 @@ class DropLoss(ActivatedLoss):
             summed = self.weighted_sum(logits, gt_classes, one, lambda classes, kept: kept.to(one.dtype), kept)
         else:
             draw, rows = self._drawing(gt_classes)
-            weights = lambda classes, rows: draw(classes, rows).to(one.dtype)  # noqa: E731
-            summed = self.weighted_sum(logits, gt_classes, one, weights, rows)
+            summed = self.weighted_sum(logits, gt_classes, one, lambda *block: draw(*block).to(one.dtype), rows)
         return {"loss_cls": summed / max(len(gt_classes), 1)}
 
     @torch.no_grad()

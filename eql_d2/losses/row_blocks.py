@@ -186,18 +186,24 @@ class _SumByFormula(torch.autograd.Function):
         return None, None, grad, *(None for _ in per_row)
 
 
-def softmax_costs(grad: Tensor | None, logits: Tensor, targets: Tensor) -> Tensor:
+def softmax_costs(grad: Tensor | None, logits: Tensor, targets: Tensor, dropped: Tensor | None = None) -> Tensor:
     """Sum of the softmax cross-entropies of rows, by one exponential a logit.
 
     Args:
         grad: what the gradient is written to, if any; it may be ``logits`` itself.
         logits: (rows, columns).
         targets: (rows,).
+        dropped: (rows, columns) bool, columns that take no part; none is a row's target.
     """
     own = targets[:, None]
     own_logits = logits.gather(1, own)
-    largest = logits.amax(dim=1, keepdim=True)
-    exponentials = torch.sub(logits, largest, out=grad).exp_()
+    if dropped is None:
+        largest = logits.amax(dim=1, keepdim=True)
+        exponentials = torch.sub(logits, largest, out=grad).exp_()
+    else:
+        largest = torch.where(dropped, -torch.inf, logits).amax(dim=1, keepdim=True)
+        # The exponential of -infinity is slow on a CPU: dropped terms get a finite one, and then 0.
+        exponentials = torch.sub(logits, largest, out=grad).clamp_(max=0).exp_().masked_fill_(dropped, 0)
     total = exponentials.sum(dim=1, keepdim=True)
     if grad is not None:
         grad.div_(total).scatter_add_(1, own, grad.new_full((), -1.0).expand_as(own))

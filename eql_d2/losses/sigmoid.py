@@ -77,9 +77,12 @@ def weighted_sigmoid_sum(
         is_own = gt_classes[:, None] == torch.arange(logits.shape[1], device=logits.device)
         weights = torch.where(is_own, positive_weights, negative_weights(gt_classes, *per_row))
         return (F.softplus(torch.where(is_own, -logits, logits), threshold=50) * weights).sum()
-    function = functools.partial(_weighted_terms, positive_weights=positive_weights, negative_weights=negative_weights)
-    if negative_gradients is not None:
-        function = functools.partial(function, negative_gradients=negative_gradients)
+    function = functools.partial(
+        _weighted_terms,
+        positive_weights=positive_weights,
+        negative_weights=negative_weights,
+        negative_gradients=negative_gradients,
+    )
     return sum_by_formula(function, logits, gt_classes, *per_row)
 
 
@@ -91,7 +94,7 @@ def _weighted_terms(
     *per_row: Tensor,
     positive_weights: Tensor,
     negative_weights: NegativeWeights,
-    negative_gradients: Tensor | None = None,
+    negative_gradients: Tensor | None,
 ) -> Tensor:
     """Sum of a block's terms; its gradient goes to ``grad``. One exponential and one logarithm a logit."""
     columns = logits.shape[1]
@@ -106,7 +109,7 @@ def _weighted_terms(
         total = torch.mv(costs, weights.reshape(-1)).sum()
     else:
         total = torch.dot(costs.reshape(-1), weights.expand_as(costs).reshape(-1))
-    has_own = (gt_classes < logits.shape[1])[:, None]
+    has_own = (gt_classes < columns)[:, None]
     total = total + (softplus(-own_logits) * positive_weights[own]).masked_fill_(~has_own, 0).sum()
     if grad is None and negative_gradients is None:
         return total

@@ -78,18 +78,8 @@ class SoftmaxEqualizationLoss(ClassificationLoss):
         """Of a block: a softmax whose dropped terms are 0."""
         if choice is None:
             return softmax_costs(grad, logits, gt_classes)
-        own = gt_classes[:, None]
         dropped = choice.draw(rows, self.num_classes, torch.tensor(self.gamma)).logical_and_(self.is_tail)
-        dropped.scatter_(1, own, False)
-        exponentials = torch.where(dropped, -torch.inf, logits)
-        largest = exponentials.amax(dim=1, keepdim=True)
-        # The exponential of -infinity is slow on a CPU: dropped terms get a finite one, and then 0.
-        exponentials = shared.like("exponentials", logits) if grad is None else grad
-        torch.sub(logits, largest, out=exponentials).clamp_(max=0).exp_().masked_fill_(dropped, 0)
-        total = exponentials.sum(dim=1, keepdim=True)
-        if grad is not None:
-            grad.div_(total).scatter_add_(1, own, grad.new_full((), -1.0).expand_as(own))
-        return (largest + total.log() - logits.gather(1, own)).sum()
+        return softmax_costs(grad, logits, gt_classes, dropped.scatter_(1, gt_classes[:, None], False))
 
     def scores(self, logits: Tensor) -> Tensor:
         """Softmax of (R, K) logits: (R, K) scores, without a column for background."""

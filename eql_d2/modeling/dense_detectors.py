@@ -16,6 +16,7 @@ from eql_d2.errors import UserError
 from eql_d2.losses import METHODS, ClassificationLoss
 from eql_d2.losses.row_blocks import BLOCK_ELEMENTS, OTHER_BLOCK_ELEMENTS
 from eql_d2.modeling.calibration import Calibration, calibration_of_config
+from eql_d2.modeling.dense_rows import as_anchors
 from eql_d2.modeling.inference import FIRST_CANDIDATES, select_detections
 from eql_d2.modeling.loss_config import loss_of_config
 from eql_d2.modeling.loss_labels import asks_for, overlap_of_predictions
@@ -100,16 +101,43 @@ class LongTailDense(nn.Module):
         losses = self.loss(logits, gt_classes, **labels)
         return {name: value * (len(logits) / normalizer) for name, value in losses.items()}
 
+    def _detect(
+        self,
+        image_sizes: list[tuple[int, int]],
+        features: list[Tensor],
+        logits: list[Tensor],
+        deltas: list[Tensor],
+        centerness: list[Tensor] | None = None,
+    ) -> list[Instances]:
+        """Each image's detections, selected among all anchors and classes without all their scores at once.
+
+        Args:
+            image_sizes: height and width of the N images.
+            features: that the anchors are of.
+            logits: (N, A x K, Hi, Wi) of each level.
+            deltas: (N, A x 4, Hi, Wi) of each level.
+            centerness: (N, A, Hi, Wi) logits of each level; a score is the root of its product with that of the class.
+        """
+        anchors = Boxes.cat(self.anchor_generator(features)).tensor
+        results = []
+        for image, size in enumerate(image_sizes):
+            of_levels = [as_anchors(level, self.num_classes)[image] for level in logits]
+            of_anchors = _of_image(deltas, 4, image)
+            of_centers = None
+            if centerness is not None:
+                of_centers = _of_image(centerness, 1, image).squeeze(1).float().sigmoid()
+            results.append(self._select(of_levels, of_anchors, anchors, size, of_centers))
+        return results
+
     def _select(
         self,
         levels: list[Tensor],
         deltas: Tensor,
         anchors: Tensor,
         image_size: tuple[int, int],
-        centerness: Tensor | None = None,
+        centerness: Tensor | None,
     ) -> Instances:
         tried = max(FIRST_CANDIDATES, 4 * self.max_detections_per_image)
-        # With a score of centerness (R,) in [0, 1] for each anchor, an anchor's scores are the roots of the products.
         while True:
             scores, indices, all_of_them = self._best_candidates(levels, tried, centerness)
             rows, classes = indices // self.num_classes, indices % self.num_classes
@@ -136,7 +164,7 @@ class LongTailDense(nn.Module):
         Args:
             levels: logits (Hi, Wi, A, K) of each level.
             number: how many, and all that tie with the last.
-            centerness: (R,) or None.
+            centerness: (R,) in [0, 1], or None.
 
         Returns:
             Scores and indices (anchor times K plus class), and whether these are all candidates.
@@ -192,6 +220,11 @@ def dense_arguments(cfg: CfgNode) -> dict[str, Any]:
         "calibration": calibration_of_config(cfg),
         "ignore_overlap": cfg.MODEL.RPN.IGNORE_OVERLAP,
     }
+
+
+def _of_image(levels: list[Tensor], columns: int, image: int) -> Tensor:
+    """(R, columns) of an image, from (N, A x columns, Hi, Wi) of each level."""
+    return torch.cat([as_anchors(level, columns)[image].flatten(0, 2) for level in levels])
 
 
 def _blocks(levels: list[Tensor]) -> Iterator[tuple[int, Tensor]]:

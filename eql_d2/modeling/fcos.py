@@ -15,7 +15,7 @@ from torch import Tensor
 from eql_d2.data.training.image_targets import with_image_labels
 from eql_d2.losses import ClassificationLoss
 from eql_d2.modeling.dense_detectors import LongTailDense, dense_arguments, group_norm
-from eql_d2.modeling.dense_rows import as_anchors, gather_rows
+from eql_d2.modeling.dense_rows import gather_rows
 from eql_d2.modeling.loss_labels import mean_number_of_positives
 from eql_d2.modeling.rpn import IGNORED
 
@@ -117,17 +117,7 @@ class LongTailFCOS(LongTailDense, FCOS):
         self, images: ImageList, features: list[Tensor], predictions: list[list[Tensor]]
     ) -> list[Instances]:
         """Detections of each image, as of :class:`LongTailRetinaNet`."""
-        logits, deltas, centerness = predictions
-        anchors = Boxes.cat(self.anchor_generator(features)).tensor
-        results = []
-        for image, size in enumerate(images.image_sizes):
-            of_levels = [as_anchors(level, self.num_classes)[image] for level in logits]
-            of_anchors, of_centers = (
-                torch.cat([as_anchors(level, columns)[image].flatten(0, 2) for level in levels])
-                for levels, columns in ((deltas, 4), (centerness, 1))
-            )
-            results.append(self._select(of_levels, of_anchors, anchors, size, of_centers.squeeze(1).float().sigmoid()))
-        return results
+        return self._detect(images.image_sizes, features, *predictions)
 
 
 def _without_extent(targets: Instances, device: torch.device) -> Instances:

@@ -15,7 +15,7 @@ from eql_d2.errors import UserError
 from eql_d2.losses import ClassificationLoss
 from eql_d2.modeling.atss import atss_matches
 from eql_d2.modeling.dense_detectors import LongTailDense, dense_arguments, group_norm
-from eql_d2.modeling.dense_rows import as_anchors, gather_rows
+from eql_d2.modeling.dense_rows import gather_rows
 from eql_d2.modeling.loss_labels import mean_number_of_positives
 from eql_d2.modeling.rpn import IGNORED
 
@@ -136,11 +136,4 @@ class LongTailRetinaNet(LongTailDense, RetinaNet):
         self, images: ImageList, features: list[Tensor], predictions: list[list[Tensor]]
     ) -> list[Instances]:
         """Detections of each image, selected among all anchors and classes without all their scores at once."""
-        logits, deltas = predictions
-        anchors = Boxes.cat(self.anchor_generator(features)).tensor
-        results = []
-        for image, size in enumerate(images.image_sizes):
-            of_levels = [as_anchors(level, self.num_classes)[image] for level in logits]
-            of_anchors = torch.cat([as_anchors(level, 4)[image].flatten(0, 2) for level in deltas])
-            results.append(self._select(of_levels, of_anchors, anchors, size))
-        return results
+        return self._detect(images.image_sizes, features, *predictions)
