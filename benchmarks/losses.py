@@ -20,20 +20,15 @@ import torch.nn.functional as F
 from tabulate import tabulate
 from torch import Tensor
 
-from eql_d2.long_tail import LVIS_COUNT_FILES
+from eql_d2.long_tail import LVIS_COUNT_FILES, read_count_file
 from eql_d2.losses import (
+    METHODS,
     BalancedGroupSoftmax,
-    ClassBalancedLoss,
-    DropLoss,
     EqualizationLoss,
     EqualizationLossV2,
-    FederatedLoss,
-    FocalLoss,
-    InverseFrequencyLoss,
     SeesawLoss,
-    SigmoidCrossEntropy,
     SoftmaxCrossEntropy,
-    SoftmaxEqualizationLoss,
+    build_loss,
 )
 
 BASELINE = "F.cross_entropy"
@@ -117,29 +112,19 @@ class BAGSByDefinition(BalancedGroupSoftmax):
 
 
 def build_losses() -> dict[str, torch.nn.Module]:
-    """All losses for LVIS v1, by the name in the table."""
-    content = json.loads(COUNT_FILE.read_text())
-    instances = torch.tensor([category["instance_count"] for category in content["categories"]])
-    frequencies = torch.tensor([category["image_count"] for category in content["categories"]]) / content["num_images"]
-    num_classes = len(instances)
-    return {
-        BASELINE: PlainCrossEntropy(num_classes),
-        "softmax cross-entropy": SoftmaxCrossEntropy(num_classes),
-        "sigmoid cross-entropy": SigmoidCrossEntropy(num_classes),
-        "EQL": EqualizationLoss(num_classes, frequencies),
-        "EQL, by definition": EQLByDefinition(num_classes, frequencies),
-        "SEQL": SoftmaxEqualizationLoss(num_classes, frequencies, lambda_=0.001),
-        "EQLv2": EqualizationLossV2(num_classes),
-        "EQLv2, by definition": EQLv2ByDefinition(num_classes),
-        "Seesaw": SeesawLoss(num_classes),
-        "Seesaw, by definition": SeesawByDefinition(num_classes),
-        "BAGS": BalancedGroupSoftmax(num_classes, instances),
-        "BAGS, by definition": BAGSByDefinition(num_classes, instances),
-        "focal": FocalLoss(num_classes),
-        "class-balanced": ClassBalancedLoss(num_classes, instances),
-        "inverse frequency": InverseFrequencyLoss(num_classes, instances),
-        "federated": FederatedLoss(num_classes, frequencies),
-        "DropLoss": DropLoss(num_classes, frequencies, lambda_=0.0010062),
+    """The losses of all methods for LVIS v1, by the name in the table."""
+    counts = read_count_file(str(COUNT_FILE))
+    num_classes, frequencies = counts.num_classes, counts.image_frequencies
+    losses: dict[str, torch.nn.Module] = {BASELINE: PlainCrossEntropy(num_classes)}
+    for method in METHODS.values():
+        options = {"lambda_": 0.001} if method.name == "seql" else {}
+        background = not method.classifies or bool(method.predictor)
+        losses[method.name] = build_loss(method.name, num_classes, counts, background, **{**method.defaults, **options})
+    return losses | {
+        "eql, by definition": EQLByDefinition(num_classes, frequencies),
+        "eqlv2, by definition": EQLv2ByDefinition(num_classes),
+        "seesaw, by definition": SeesawByDefinition(num_classes),
+        "bags, by definition": BAGSByDefinition(num_classes, torch.as_tensor(counts.instance_counts)),
     }
 
 
@@ -154,7 +139,7 @@ def make_batch(num_rois: int, num_logits: int, num_classes: int, device: str) ->
 
 def check_equality(losses: dict[str, torch.nn.Module], batches: dict[str, tuple[Tensor, Tensor]]) -> None:
     """Make sure that both ways of computing a method give the same; not for BAGS, which draws random numbers."""
-    for name in ("EQL", "EQLv2", "Seesaw"):
+    for name in ("eql", "eqlv2", "seesaw"):
         for _ in range(3):
             ours, by_definition = (losses[key](*batches[key]) for key in (name, f"{name}, by definition"))
             for key, value in ours.items():
@@ -207,8 +192,8 @@ def measure(device: str, num_rois: int, repeats: int) -> list[dict]:
     """One record a loss: median milliseconds, the ratio to the baseline's, and peak memory."""
     losses = {name: loss.to(device) for name, loss in build_losses().items()}
     batches = {name: make_batch(num_rois, loss.num_logits, loss.num_classes, device) for name, loss in losses.items()}
-    # SEQL is for image classification: no background.
-    batches["SEQL"] = (batches["SEQL"][0], batches["SEQL"][1] % losses["SEQL"].num_classes)
+    for name in ("seql", "ldam"):  # of image classification: no background
+        batches[name] = (batches[name][0], batches[name][1] % losses[name].num_classes)
     check_equality(losses, batches)
 
     def step(name: str) -> None:
