@@ -2,8 +2,8 @@
 """Check a dataset before training: its annotations, images and validation set.
 
 Prints what is wrong as a table, and writes a page (one HTML file) with that
-table, the numbers of the dataset, its long tail, tail ratios for EQL, bins for
-BAGS, and the rarest and most frequent classes.
+table and pictures of the first and the worst cases, the numbers of the dataset,
+its long tail, tail ratios for EQL, bins for BAGS, and all classes.
 
   annotation file   broken or incomplete records, ids that occur twice or that
                     nothing defines, polygons without area, boxes outside their

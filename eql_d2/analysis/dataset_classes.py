@@ -1,8 +1,6 @@
 """The full list of a dataset's classes, with a picture of each, and the sizes of their objects."""
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +8,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from eql_d2.analysis.charts import Palette, page_figure
-from eql_d2.analysis.page import html_table
+from eql_d2.analysis.page import html_table, picture_url
 from eql_d2.data.checks.doctor import CheckedSet
 from eql_d2.data.pictures import BROKEN, read_picture
 from eql_d2.long_tail import CategoryCounts
@@ -115,9 +113,7 @@ def _thumbnail(path: str, box: Sequence[float]) -> str | None:
     half = max(w, h, 8) * 0.6
     corners = (round(x + w / 2 - half), round(y + h / 2 - half), round(x + w / 2 + half), round(y + h / 2 + half))
     square = Image.fromarray(pixels).crop(corners).resize((THUMBNAIL, THUMBNAIL))
-    memory = io.BytesIO()
-    square.save(memory, "JPEG", quality=70)
-    return f"data:image/jpeg;base64,{base64.b64encode(memory.getvalue()).decode()}"
+    return picture_url(np.asarray(square), quality=70)
 
 
 def object_sizes(part: CheckedSet) -> np.ndarray:

@@ -3,12 +3,13 @@
 import html
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from eql_d2.analysis import finding_pictures
 from eql_d2.analysis.dataset_classes import SORTING, STYLE, class_table, object_sizes, size_picture
 from eql_d2.analysis.dataset_numbers import by_frequency, instance_bins, tail_rows
 from eql_d2.analysis.dataset_pictures import long_tail_picture, tail_ratio_picture
@@ -30,7 +31,8 @@ def dataset_page(check: DatasetCheck, bin_edges: Sequence[int] = (10, 100, 1000)
     """
     train = check.sets[0]
     name = html.escape(train.annotation_file.name)
-    parts = [f"<h1>{name}</h1>", _verdict(check), _scope(check), "<h2>Findings</h2>", _findings(check)]
+    pictures = finding_pictures.finding_pictures(check)
+    parts = [f"<h1>{name}</h1>", _verdict(check), _scope(check), "<h2>Findings</h2>", _findings(check, pictures)]
     readable = [part for part in check.sets if part.counts is not None]
     if readable:
         parts += ["<h2>Numbers</h2>", _numbers(readable)]
@@ -38,11 +40,15 @@ def dataset_page(check: DatasetCheck, bin_edges: Sequence[int] = (10, 100, 1000)
         parts += [_sizes(train)]
     if train.counts is not None and any(train.counts.image_counts):
         parts += [_long_tail(train.counts), _bins(train.counts, bin_edges), _extremes(train.counts)]
-        parts += [_suggestions(train.counts), "<h2>All classes</h2>", class_table(train, check.sets[1:])]
+        parts += [_suggestions(train.counts)]
+    parts += [_shown(check, pictures)]
+    if train.counts is not None and any(train.counts.image_counts):
+        parts += ["<h2>All classes</h2>", class_table(train, check.sets[1:])]
     for part in readable:
         parts.append(_empty_classes(part))
     title = f"{train.annotation_file.name}: dataset check"
-    return html_page(title, parts, "tools/check_dataset.py", style=STYLE, script=SORTING)
+    style = STYLE + finding_pictures.STYLE
+    return html_page(title, parts, "tools/check_dataset.py", style=style, script=SORTING)
 
 
 def verdict(check: DatasetCheck) -> str:
@@ -77,7 +83,8 @@ def _scope(check: DatasetCheck) -> str:
     return "".join(f'<p class="soft">{html.escape(sentence)}</p>' for sentence in scope(check))
 
 
-def _findings(check: DatasetCheck) -> str:
+def _findings(check: DatasetCheck, pictures: Mapping[int, str]) -> str:
+    """The table of findings, with links to the pictures of those that have some."""
     if not check.findings:
         return "<p>None.</p>"
     rows = [
@@ -86,9 +93,10 @@ def _findings(check: DatasetCheck) -> str:
             where,
             html.escape(finding.kind),
             finding.count,
-            html.escape(finding.sentence),
+            html.escape(finding.sentence)
+            + (f' <a class="more" href="#finding-{number}">See pictures</a>' if number in pictures else ""),
         )
-        for where, finding in check.findings
+        for number, (where, finding) in enumerate(check.findings)
     ]
     note = (
         "<p class='soft'>A defect is to be mended: training refuses to start with the same sentence. What only "
@@ -97,6 +105,21 @@ def _findings(check: DatasetCheck) -> str:
     )
     table = html_table(["", "set", "what", "how often", "the first case"], rows, numbers=[3], texts=[4])
     return f'{note}<div class="stacked">{table}</div>'
+
+
+def _shown(check: DatasetCheck, pictures: Mapping[int, str]) -> str:
+    """The pictures of findings, each under the name that the table links to."""
+    if not pictures:
+        return ""
+    note = (
+        '<p class="soft">Of each finding the first entry and the worst, with box and mask as the file has them; grey '
+        "is beyond the image.</p>"
+    )
+    shown = [
+        f'<h3 id="finding-{number}">{finding_pictures.finding_title(*check.findings[number])}</h3>{figures}'
+        for number, figures in pictures.items()
+    ]
+    return f"<h2>Pictures of findings</h2>{note}{''.join(shown)}"
 
 
 def _numbers(sets: Sequence[CheckedSet]) -> str:

@@ -1,19 +1,17 @@
 """Detections of runs side by side, their errors coloured, as pictures inside a page."""
 
-import base64
 import html
-import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from eql_d2.analysis.class_values import corners, open_results, test_files
 from eql_d2.analysis.detection_errors import KINDS, Judgement, judge_detections
 from eql_d2.analysis.finished_runs import FinishedRun
+from eql_d2.analysis.page import picture_url
 from eql_d2.data.annotations.cache import open_annotations
 from eql_d2.data.annotations.image_paths import image_paths
 from eql_d2.data.annotations.rules import is_region
@@ -169,12 +167,9 @@ def _judged_picture(
 
 
 def _figure(picture: np.ndarray, title: str, counts: Counter) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=QUALITY)
-    source = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     height, width = picture.shape[:2]
     text = html.escape(f"{title}: {_told(counts)}")
-    image = f'<img src="{source}" width="{width}" height="{height}" alt="{text}">'
+    image = f'<img src="{picture_url(picture, QUALITY)}" width="{width}" height="{height}" alt="{text}">'
     button = f'<button type="button" class="enlarge" title="full size">{image}</button>'
     return f"<figure>{button}<figcaption>{text}</figcaption></figure>"
 

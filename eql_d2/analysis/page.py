@@ -1,9 +1,14 @@
 """Pages that the project writes: one HTML file each, that needs no server and nothing from elsewhere."""
 
+import base64
 import html
+import io
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 import eql_d2
 from eql_d2.analysis.page_style import PAGE_STYLE
@@ -46,3 +51,15 @@ def html_table(
 
     body = "\n".join(row("td", cells) for cells in rows)
     return f'<div class="wide"><table><thead>{row("th", headers)}</thead><tbody>\n{body}\n</tbody></table></div>'
+
+
+def picture_url(pixels: np.ndarray, quality: int = 75) -> str:
+    """A picture as a data URL.
+
+    Args:
+        pixels: (H, W, 3) uint8, RGB.
+        quality: of its JPEG file, in [1, 95].
+    """
+    memory = io.BytesIO()
+    Image.fromarray(pixels).save(memory, "JPEG", quality=quality)
+    return f"data:image/jpeg;base64,{base64.b64encode(memory.getvalue()).decode()}"

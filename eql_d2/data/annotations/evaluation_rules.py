@@ -5,7 +5,7 @@ from collections.abc import Container
 from typing import Any
 
 from eql_d2.data.annotations.cache import PackedAnnotations
-from eql_d2.data.annotations.findings import Finding
+from eql_d2.data.annotations.findings import MOST_CASES, Case, Finding, case_of
 from eql_d2.data.annotations.rules import FEDERATED_KEYS
 
 LETTERS = ("", "r", "c", "f")
@@ -99,7 +99,8 @@ def evaluation_finding(annotations: PackedAnnotations, federated: bool, groups_k
         federated: whether it is evaluated by LVIS's rules, and not by COCO's.
         groups_known: whether the groups rare, common and frequent come from training data.
     """
-    complaints = []
+    complaints: list[str] = []
+    cases: list[Case] = []
     for category in () if groups_known else annotations.category_records:
         complaint = complaint_about_frequency(category)
         if complaint:
@@ -112,10 +113,13 @@ def evaluation_finding(annotations: PackedAnnotations, federated: bool, groups_k
         complaint = complaint_about_image(image, federated and len(annotations.categories) > 0)
         if complaint:
             complaints.append(f"image {image['id']} {complaint}")
+            cases.append(Case(image_id=image["id"]))
         for annotation in records:
             complaint = complaint_about_annotation(annotation, seen, images, categories)
             if complaint:
                 complaints.append(f"annotation {annotation['id']} of image {image['id']} {complaint}")
+                cases.append(case_of(annotation, image["id"]))
     if not complaints:
         return None
-    return Finding("defect", "what evaluation refuses", f"{complaints[0]}, which evaluation needs", len(complaints))
+    sentence = f"{complaints[0]}, which evaluation needs"
+    return Finding("defect", "what evaluation refuses", sentence, len(complaints), tuple(cases[:MOST_CASES]))

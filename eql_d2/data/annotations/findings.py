@@ -1,12 +1,64 @@
 """What is wrong or remarkable about a dataset, in sentences that training and the dataset doctor share."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
+from msgspec import UNSET
 
+from eql_d2.data.annotations.rules import RLE
 from eql_d2.errors import UserError
+
+MOST_CASES = 4
+_LONGEST_SHAPE = 5000  # numbers or characters: cases are kept with the findings, and are for small pictures
+
+
+class Case(msgspec.Struct, frozen=True):
+    """An entry in which something was found, as far as a picture of it needs.
+
+    Attributes:
+        path: of its image below the folder; None of an annotation, whose image has an id.
+        image_id: None of an image file that is known by its path.
+        annotation_id: None of an image, or of an annotation without id.
+        category_id: of the annotation.
+        bbox: as the file has it.
+        segmentation: as the file has it; None of a very long one.
+    """
+
+    path: str | None = None
+    image_id: int | None = None
+    annotation_id: int | None = None
+    category_id: int | None = None
+    bbox: tuple[float, ...] | None = None
+    segmentation: list[list[float]] | RLE | None = None
+
+
+def case_of(annotation: Any, image_id: int | None = None) -> Case:
+    """The case of an annotation.
+
+    Args:
+        annotation: its record, clean, or the fields that were read of it.
+        image_id: of its image; None takes what the annotation says.
+    """
+    is_record = isinstance(annotation, Mapping)
+
+    def value(key: str) -> Any:
+        found = annotation.get(key) if is_record else getattr(annotation, key)
+        return None if found is UNSET else found
+
+    shape, box = value("segmentation"), value("bbox")
+    if isinstance(shape, Mapping):
+        shape = RLE(tuple(shape["size"]), shape["counts"])
+    parts = [shape.counts] if isinstance(shape, RLE) else shape or ()
+    return Case(
+        image_id=value("image_id") if image_id is None else image_id,
+        annotation_id=value("id"),
+        category_id=value("category_id"),
+        bbox=None if box is None else tuple(map(float, box)),
+        segmentation=shape if shape and sum(map(len, parts)) <= _LONGEST_SHAPE else None,
+    )
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -17,12 +69,14 @@ class Finding(msgspec.Struct, frozen=True):
         kind: short name, the same for all cases.
         sentence: the first case.
         count: number of cases.
+        cases: some of them, the first and then the worst, where they can be shown.
     """
 
     level: Literal["defect", "remark"]
     kind: str
     sentence: str
     count: int = 1
+    cases: tuple[Case, ...] = ()
 
     def __str__(self) -> str:
         more = f" (and {self.count - 1} more like this)" if self.count > 1 else ""
@@ -30,23 +84,34 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class FindingCounter:
-    """Collects findings, of which it keeps the first case of a kind and the number of cases."""
+    """Collects findings, of which it keeps the first cases of a kind and the number of cases."""
 
     def __init__(self) -> None:
         self._of_kind: dict[str, Finding] = {}
 
-    def add(self, level: Literal["defect", "remark"], kind: str, sentence: str, count: int = 1) -> None:
+    def add(
+        self,
+        level: Literal["defect", "remark"],
+        kind: str,
+        sentence: str,
+        count: int = 1,
+        cases: Iterable[Case] = (),
+    ) -> None:
         """Take some cases of a kind.
 
         Args:
             level, kind, count: see :class:`Finding`.
             sentence: the first case.
+            cases: some to be shown; of an iterator no more are taken than are kept.
         """
         earlier = self._of_kind.get(kind)
+        known = earlier.cases if earlier else ()
+        if len(known) < MOST_CASES:
+            known = (*known, *islice(cases, MOST_CASES - len(known)))
         if earlier is None:
-            self._of_kind[kind] = Finding(level, kind, sentence, count)
+            self._of_kind[kind] = Finding(level, kind, sentence, count, known)
         else:
-            self._of_kind[kind] = msgspec.structs.replace(earlier, count=earlier.count + count)
+            self._of_kind[kind] = msgspec.structs.replace(earlier, count=earlier.count + count, cases=known)
 
     def findings(self) -> tuple[Finding, ...]:
         """Defects first, otherwise in the order of their first cases."""

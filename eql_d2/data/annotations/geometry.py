@@ -1,11 +1,11 @@
 """Checks of boxes, polygons and areas, for all annotations of a file together."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from eql_d2.data.annotations.findings import FindingCounter
+from eql_d2.data.annotations.findings import MOST_CASES, Case, FindingCounter
 
 _CHUNK = 1 << 20  # coordinates: polygons of a large file are not held all at once
 _PIXEL_TOLERANCE = 2.0
@@ -19,24 +19,40 @@ class GeometryCase(NamedTuple):
         kind: short name.
         consequence: what training does about it.
         annotations: (A,) bool, where it occurs.
+        degree: (A,) how bad it is there.
     """
 
     level: Literal["defect", "remark"]
     kind: str
     consequence: str
     annotations: np.ndarray
+    degree: np.ndarray
 
-    def tell(self, counter: FindingCounter, name: str) -> None:
+    def tell(self, counter: FindingCounter, name: str, cases: Callable[[Iterable[int]], Iterable[Case]]) -> None:
         """Count the cases.
 
         Args:
             counter: takes them.
             name: of the first annotation in which it occurs.
+            cases: gives the cases of annotations by their places among the A.
         """
         article = "an" if self.kind[0] == "a" else "a"
         consequence = f": {self.consequence}" if self.consequence else ""
         sentence = f"{name} has {article} {self.kind}{consequence}"
-        counter.add(self.level, self.kind, sentence, int(self.annotations.sum()))
+        shown = first_and_worst(self.annotations, self.degree)
+        counter.add(self.level, self.kind, sentence, int(self.annotations.sum()), cases(shown))
+
+
+def first_and_worst(chosen: np.ndarray, degree: np.ndarray) -> list[int]:
+    """Places of the first of some annotations, and of those where something is worst.
+
+    Args:
+        chosen: (A,) bool, one of them at least True.
+        degree: (A,) how bad it is.
+    """
+    places = np.flatnonzero(chosen)
+    worst = places[np.argsort(-np.nan_to_num(degree[places]), kind="stable")[:MOST_CASES]]
+    return list(dict.fromkeys([int(places[0]), *worst.tolist()]))[:MOST_CASES]
 
 
 def box_cases(boxes: np.ndarray, areas: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> Iterator[GeometryCase]:
@@ -54,11 +70,12 @@ def box_cases(boxes: np.ndarray, areas: np.ndarray, widths: np.ndarray, heights:
     empty = ~negative & ~outside & ((w == 0) | (h == 0))
     overhang = np.max([-x, -y, x + w - widths, y + h - heights], axis=0)
     sticking_out = ~negative & ~outside & (overhang > _PIXEL_TOLERANCE)
-    yield GeometryCase("defect", "box of negative size", "", negative)
-    yield GeometryCase("defect", "box outside its image", "", outside)
-    yield GeometryCase("defect", "area that is negative or larger than its image", "", wrong_area)
-    yield GeometryCase("remark", "box without area", "training leaves it out", empty)
-    yield GeometryCase("remark", "box that sticks out of its image", "training cuts it off", sticking_out)
+    smallest = np.minimum(w, h)
+    yield GeometryCase("defect", "box of negative size", "", negative, -smallest)
+    yield GeometryCase("defect", "box outside its image", "", outside, overhang)
+    yield GeometryCase("defect", "area that is negative or larger than its image", "", wrong_area, np.abs(areas))
+    yield GeometryCase("remark", "box without area", "training leaves it out", empty, np.maximum(w, h))
+    yield GeometryCase("remark", "box that sticks out of its image", "training cuts it off", sticking_out, overhang)
 
 
 def polygon_cases(
@@ -74,13 +91,15 @@ def polygon_cases(
     x, y, w, h = boxes.T
     flat = polygon_areas == 0
     sides = [x - extents[:, 0], y - extents[:, 1], extents[:, 2] - x - w, extents[:, 3] - y - h]
-    strays = np.max(sides, axis=0) > 0.1 * np.maximum(w, h) + _PIXEL_TOLERANCE
-    differs = np.abs(areas - polygon_areas) > 0.5 * np.maximum(areas, polygon_areas) + 10
-    yield GeometryCase("remark", "mask of polygons without area", "it trains as an empty mask", flat)
+    beyond, apart = np.max(sides, axis=0), np.abs(areas - polygon_areas)
+    strays = beyond > 0.1 * np.maximum(w, h) + _PIXEL_TOLERANCE
+    differs = apart > 0.5 * np.maximum(areas, polygon_areas) + 10
+    yield GeometryCase("remark", "mask of polygons without area", "it trains as an empty mask", flat, w * h)
     strays &= ~is_region & ~flat
-    yield GeometryCase("remark", "mask that leaves its box", "training uses both as they are", strays)
+    yield GeometryCase("remark", "mask that leaves its box", "training uses both as they are", strays, beyond)
     differs &= ~is_region & ~flat
-    yield GeometryCase("remark", "area that is not its polygons'", "evaluation sorts it by size wrongly", differs)
+    consequence = "evaluation sorts it by size wrongly"
+    yield GeometryCase("remark", "area that is not its polygons'", consequence, differs, apart)
 
 
 class PolygonMeasures:

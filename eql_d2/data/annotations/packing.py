@@ -18,7 +18,7 @@ import numpy as np
 from eql_d2.data.annotations.findings import Finding
 from eql_d2.data.annotations.parsing import ParsedAnnotations
 
-MAGIC = b"EQLD2P04"  # ends in the version of this form
+MAGIC = b"EQLD2P05"  # ends in the version of this form
 PREAMBLE = struct.Struct("<8sQQI")
 
 

@@ -3,6 +3,7 @@
 import math
 from array import array
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -21,8 +22,8 @@ from eql_d2.data.annotations.file_records import (
     decode_each,
 )
 from eql_d2.data.annotations.file_text import as_json, plain_text
-from eql_d2.data.annotations.findings import Finding, FindingCounter
-from eql_d2.data.annotations.geometry import box_cases
+from eql_d2.data.annotations.findings import Case, Finding, FindingCounter, case_of
+from eql_d2.data.annotations.geometry import box_cases, first_and_worst
 from eql_d2.data.annotations.rules import (
     FEDERATED_KEYS,
     RLE,
@@ -113,14 +114,16 @@ class ParsedAnnotations:
             complaint = _image_complaint(image)
             good.append(complaint is None)
             if complaint:
-                self._findings.add("defect", f"image with {complaint}", f"image {image.id} has {complaint}")
+                sentence = f"image {image.id} has {complaint}"
+                self._findings.add("defect", f"image with {complaint}", sentence, cases=[_case_of_image(image)])
             for key in FEDERATED_KEYS:
                 listed = getattr(image, key)
                 federated[key] += listed is not UNSET
                 if listed is not UNSET and not known.issuperset(listed):
                     unknown = min(set(listed) - known)
                     sentence = f"{key} of image {image.id} has the unknown category {unknown}"
-                    self._findings.add("defect", f"unknown category in {key}", sentence)
+                    kind = f"unknown category in {key}"
+                    self._findings.add("defect", kind, sentence, cases=[_case_of_image(image)])
         self.federated = not has_annotations or any(federated.values())
         if has_annotations and self.federated:
             missing = [key for key in FEDERATED_KEYS if federated[key] < len(records)]
@@ -157,6 +160,7 @@ class ParsedAnnotations:
             good.append(complaint is None)
             boxes.extend(annotation.bbox or _NO_BOX)
             areas.append(math.nan if annotation.area is UNSET else annotation.area)
+        self._records, self._numbers = records, numbers
         self._ids, self.image_of, self.category_of = (
             np.array(values, np.uint64) for values in (ids, image_of, category_of)
         )
@@ -167,8 +171,13 @@ class ParsedAnnotations:
         self._tell_of_regions(kept)
         self._remark_on_categories(kept)
         self.annotations = self._with_ids([records[numbers[i]] for i in np.flatnonzero(kept).tolist()], kept)
+        del self._records, self._numbers
         self.image_of, self.category_of = self.image_of[kept], self.category_of[kept]
         self.regions, self.run_lengths = self.regions[kept], np.array(run_lengths, np.bool_)[kept]
+
+    def _cases(self, places: Iterable[int]) -> Iterator[Case]:
+        """The cases of annotations by their places among those with sound names."""
+        return (case_of(msgspec.json.decode(self._records[self._numbers[i]], type=AnnotationFields)) for i in places)
 
     def _names_are_sound(self, annotation: AnnotationFields) -> bool:
         """Whether image and category could be those of a file, whose ids are from 0; tells of the others."""
@@ -214,7 +223,7 @@ class ParsedAnnotations:
         if complaint:
             kind = "a polygon of too few points" if complaint.startswith("a polygon of") else complaint.split(" (")[0]
             sentence = f"{annotation_name(annotation.id, annotation.image_id)} has {complaint}"
-            self._findings.add("defect", f"annotation with {kind}", sentence)
+            self._findings.add("defect", f"annotation with {kind}", sentence, cases=map(case_of, [annotation]))
             return complaint
         for key, value, consequence in (
             ("segmentation", segmentation or None, "it trains boxes, not masks"),
@@ -222,27 +231,34 @@ class ParsedAnnotations:
         ):
             if value is UNSET or value is None:
                 sentence = f"{annotation_name(annotation.id, annotation.image_id)} has no {key}: {consequence}"
-                self._findings.add("remark", f"annotation without {key}", sentence)
+                kind = f"annotation without {key}"
+                self._findings.add("remark", kind, sentence, cases=map(case_of, [annotation]))
         return None
 
-    def _last_of_each(self, name: str, ids: np.ndarray) -> np.ndarray:
+    def _last_of_each(self, name: str, ids: np.ndarray, places: np.ndarray | None = None) -> np.ndarray:
         """Positions of the last record of each id, in the order of the file; tells of ids that occur twice.
 
         The official tools let the last record of an id stand for all of them, in silence.
+
+        Args:
+            name: of a record, for the sentence.
+            ids: of the records.
+            places: of these among the annotations; None of other records.
         """
         different, from_the_end, counts = np.unique(ids[::-1], return_index=True, return_counts=True)
         if (counts > 1).any():
             first = counts.argmax()
             way_out = "; number them anew, or leave the ids out" if name == "annotation" else ""
             sentence = f"{name} id {different[first]} occurs {counts[first]} times{way_out}"
-            self._findings.add("defect", f"{name} id that occurs twice", sentence, int((counts > 1).sum()))
+            cases = () if places is None else self._cases(places[ids == different[first]].tolist())
+            self._findings.add("defect", f"{name} id that occurs twice", sentence, int((counts > 1).sum()), cases)
         return np.sort(len(ids) - 1 - from_the_end)
 
     def _references_are_known(self) -> np.ndarray:
         """(A,) bool, annotations of known images and categories, the last of each id; tells of the others."""
         has_id = np.flatnonzero(self._has_id)
         kept = ~self._has_id
-        kept[has_id[self._last_of_each("annotation", self._ids[has_id])]] = True
+        kept[has_id[self._last_of_each("annotation", self._ids[has_id], has_id)]] = True
         for key, named, known in (
             ("image_id", self.image_of, self._all_image_ids),
             ("category_id", self.category_of, self.category_ids),
@@ -250,7 +266,8 @@ class ParsedAnnotations:
             unknown = ~np.isin(named, known)
             if unknown.any():
                 sentence = f"an annotation names the unknown {key} {named[unknown].min()}"
-                self._findings.add("defect", f"unknown {key}", sentence, int(unknown.sum()))
+                cases = self._cases(np.flatnonzero(unknown).tolist())
+                self._findings.add("defect", f"unknown {key}", sentence, int(unknown.sum()), cases)
             kept &= ~unknown
         return kept & np.isin(self.image_of, self.image_ids)
 
@@ -265,12 +282,15 @@ class ParsedAnnotations:
             if faulty.any():
                 first = int(faulty.argmax())
                 number = self._ids[first] if self._has_id[first] else UNSET
-                case._replace(annotations=faulty).tell(self._findings, annotation_name(number, self.image_of[first]))
+                name = annotation_name(number, self.image_of[first])
+                case._replace(annotations=faulty).tell(self._findings, name, self._cases)
                 if case.level == "defect":
                     sound &= ~faulty
         form = box_form(boxes, areas, sizes, candidates & sound & ~self.regions)
         if form is not None:
-            self._findings.add(form.level, form.kind, form.sentence)
+            chosen = candidates & sound & ~self.regions & np.isfinite(boxes).all(axis=1)
+            shown = first_and_worst(chosen, (boxes[:, :2] + boxes[:, 2:] - sizes).max(axis=1))
+            self._findings.add(form.level, form.kind, form.sentence, cases=self._cases(shown))
             if form.level == "defect":
                 sound[:] = False
         return sound
@@ -301,6 +321,10 @@ def _image_complaint(image: ImageFields) -> str | None:
         if type(value) is float:
             return f"a {key} that is no whole number"
     return "neither coco_url nor file_name" if image.coco_url is UNSET and image.file_name is UNSET else None
+
+
+def _case_of_image(image: ImageFields) -> Case:
+    return Case(path=None if image.file_name is UNSET else image.file_name, image_id=image.id)
 
 
 def annotation_name(annotation_id: int | UnsetType, image_id: int) -> str:

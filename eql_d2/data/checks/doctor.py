@@ -11,14 +11,14 @@ import numpy as np
 
 from eql_d2.data.annotations.cache import PackedAnnotations, open_annotations
 from eql_d2.data.annotations.evaluation_rules import evaluation_finding
-from eql_d2.data.annotations.findings import Finding
+from eql_d2.data.annotations.findings import MOST_CASES, Finding
 from eql_d2.data.annotations.image_paths import image_paths, images_present, leaving_finding, missing_finding
 from eql_d2.data.annotations.parsing import annotation_name
 from eql_d2.data.category_counts import count_annotations
 from eql_d2.data.checks.before_start import NEEDED_TO_EVALUATE
 from eql_d2.data.checks.image_findings import deep_images, duplicate_images, unreadable_images, wrong_sizes
 from eql_d2.data.checks.image_reading import ImageFacts, find_equal_files, read_images
-from eql_d2.data.checks.mask_findings import mask_findings
+from eql_d2.data.checks.mask_findings import annotation_cases, mask_findings
 from eql_d2.data.checks.split_findings import (
     classes_without_training,
     different_classes,
@@ -176,7 +176,8 @@ def _annotation_findings(part: CheckedSet) -> Iterator[Finding]:
     if 0 < len(crowds) < len(part.annotations.regions):
         name = annotation_name(*part.annotations.ids_of(int(crowds[0])))
         sentence = f"{name} is a crowd (iscrowd or ignore 1): it trains nothing"
-        yield Finding("remark", "crowd", sentence, len(crowds))
+        shown = tuple(annotation_cases(part.annotations, crowds[:MOST_CASES].tolist()))
+        yield Finding("remark", "crowd", sentence, len(crowds), shown)
 
 
 def _look_for_images(part: CheckedSet, image_root: Path) -> Finding | None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eql_d2.data.annotations.findings import Finding
+from eql_d2.data.annotations.findings import MOST_CASES, Case, Finding
 from eql_d2.data.checks.image_reading import ImageFacts
 
 
@@ -44,7 +44,7 @@ def wrong_sizes(paths: Sequence[str], facts: Sequence[ImageFacts], sizes: np.nda
         sentence += " after the turn that its EXIF data asks for"
     elif size == (height, width):
         sentence += ": width and height are exchanged"
-    return Finding("defect", "wrong image size", sentence, len(wrong))
+    return Finding("defect", "wrong image size", sentence, len(wrong), _shown([path for path, *_ in wrong]))
 
 
 def duplicate_images(paths: Sequence[str], facts: Sequence[ImageFacts]) -> Finding | None:
@@ -70,7 +70,8 @@ def duplicate_images(paths: Sequence[str], facts: Sequence[ImageFacts]) -> Findi
         if first != second
         else f"image {first} is listed under two ids; training sees it more often"
     )
-    return Finding("remark", "duplicate image", sentence, sum(len(group) - 1 for group in groups))
+    shown = _shown([path for group in groups for path in group[:2]])
+    return Finding("remark", "duplicate image", sentence, sum(len(group) - 1 for group in groups), shown)
 
 
 def deep_images(paths: Sequence[str], facts: Sequence[ImageFacts]) -> Finding | None:
@@ -87,4 +88,8 @@ def deep_images(paths: Sequence[str], facts: Sequence[ImageFacts]) -> Finding | 
         f"image {deep[0]} has more than 8 bits a channel; training and prediction see it scaled to 8 bits, by the "
         "depth that its largest value needs"
     )
-    return Finding("remark", "image of more than 8 bits", sentence, len(deep))
+    return Finding("remark", "image of more than 8 bits", sentence, len(deep), _shown(deep))
+
+
+def _shown(paths: Sequence[str]) -> tuple[Case, ...]:
+    return tuple(Case(path=path) for path in paths[:MOST_CASES])

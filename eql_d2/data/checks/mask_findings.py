@@ -1,6 +1,7 @@
 """What is remarkable about the polygons of an annotation file; too slow for every start of training."""
 
 import math
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from msgspec import UNSET
@@ -8,8 +9,8 @@ from tqdm import tqdm
 
 from eql_d2.data.annotations.box_forms import BOX_FORMS, form_by_masks
 from eql_d2.data.annotations.cache import PackedAnnotations
-from eql_d2.data.annotations.findings import Finding, FindingCounter
-from eql_d2.data.annotations.geometry import PolygonMeasures, polygon_cases
+from eql_d2.data.annotations.findings import Case, Finding, FindingCounter, case_of
+from eql_d2.data.annotations.geometry import PolygonMeasures, first_and_worst, polygon_cases
 from eql_d2.data.annotations.parsing import annotation_name
 
 _PROGRESS_AFTER = 10_000  # images
@@ -39,17 +40,31 @@ def mask_findings(annotations: PackedAnnotations) -> tuple[Finding, ...]:
             areas.append(math.nan if area is None else area)
             names.append((record.get("id", UNSET), image["id"]))
     counter = FindingCounter()
+
+    def case_at(places: Iterable[int]) -> Iterator[Case]:
+        return annotation_cases(annotations, places)
+
     if names:
         extents, polygon_areas = measures.result()
         form = None if _told_already(annotations) else form_by_masks(np.array(boxes, float), extents)
-        if form:
-            counter.add(form.level, form.kind, form.sentence)
         columns = np.array(boxes, float), np.array(areas, float), extents, polygon_areas
+        if form:
+            right = np.concatenate([extents[:, :2], extents[:, 2:] - extents[:, :2]], axis=1)
+            apart = np.abs(columns[0] - right).max(axis=1)
+            counter.add(form.level, form.kind, form.sentence, cases=case_at(first_and_worst(apart > 0, apart)))
         cases = polygon_cases(*columns, annotations.regions)
         for case in cases:
             if case.annotations.any():
-                case.tell(counter, annotation_name(*names[int(case.annotations.argmax())]))
+                case.tell(counter, annotation_name(*names[int(case.annotations.argmax())]), case_at)
     return counter.findings()
+
+
+def annotation_cases(annotations: PackedAnnotations, places: Iterable[int]) -> Iterator[Case]:
+    """The cases of annotations by their places among all of a file."""
+    for place in places:
+        image = annotations.place_of(place)
+        record, of_image = annotations.records(image)
+        yield case_of(of_image[place - int(annotations.annotation_starts[image])], record["id"])
 
 
 def _told_already(annotations: PackedAnnotations) -> bool:

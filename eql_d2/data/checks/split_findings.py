@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from eql_d2.data.annotations.cache import PackedAnnotations
-from eql_d2.data.annotations.findings import Finding
+from eql_d2.data.annotations.findings import MOST_CASES, Case, Finding
 from eql_d2.data.checks.image_reading import ImageFacts
 from eql_d2.long_tail import CategoryCounts
 
@@ -36,7 +36,8 @@ def overlap_of_content(
     if not pairs:
         return None
     sentence = f"val image {pairs[0][0]} is the same file as train image {pairs[0][1]}; {_CONSEQUENCE}"
-    return Finding("defect", _KIND, sentence, len(pairs))
+    shown = tuple(Case(path=path) for path, _ in pairs[:MOST_CASES])
+    return Finding("defect", _KIND, sentence, len(pairs), shown)
 
 
 def overlap_of_names(

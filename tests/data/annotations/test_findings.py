@@ -235,7 +235,8 @@ def test_masks_are_measured_by_the_doctor(findings_of, kind, change, consequence
     annotations = findings_of(annotation(**change))
     assert annotations.findings == ()  # nothing for every start of training
     (finding,) = mask_findings(annotations)
-    assert finding == Finding("remark", kind.split(" ", 1)[1], f"annotation 3 of image 2 has {kind}: {consequence}")
+    assert (finding.level, finding.kind, finding.count) == ("remark", kind.split(" ", 1)[1], 1)
+    assert finding.sentence == f"annotation 3 of image 2 has {kind}: {consequence}"
 
 
 def test_a_crowd_may_leave_its_box(findings_of):
