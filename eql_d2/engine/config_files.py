@@ -38,7 +38,7 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
     with _mistakes_told(cfg, f"Config file {config_file}"), one_name_allowed(cfg):
         with auto_allowed(cfg):
             if config_file:
-                cfg.merge_from_file(config_file, allow_unsafe=False)
+                _merge_file(cfg, config_file, contents)
                 resolve_paths(cfg, contents)
         with auto_allowed(cfg):
             cfg.merge_from_list(overrides or [])
@@ -62,6 +62,8 @@ def find_config(config_file: str) -> str:
 def check_config_files(path: str, below: tuple[str, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
     """Make sure that a config file and those that it is based on are YAML of plain values.
 
+    A base is a path from its file's folder, or else the name of one of this project's configs.
+
     Args:
         path: local file.
         below: files that are based on this one.
@@ -83,13 +85,46 @@ def check_config_files(path: str, below: tuple[str, ...] = ()) -> list[tuple[Pat
     if not isinstance(content, dict):
         raise UserError(f"Config file {path} cannot be read: it is no mapping of keys to values.")
     contents = [(Path(path), content)]
-    bases = content.get(BASE_KEY) or ()
-    # Of several bases the last overrules the others.
-    for base in reversed(bases) if isinstance(bases, list) else (bases,):
-        if isinstance(base, str) and not base.startswith(("http://", "https://")):
-            nested = os.path.normpath(os.path.join(os.path.dirname(path), os.path.expanduser(base)))
-            contents += check_config_files(nested, (*below, path))
+    for base in reversed(_bases(content)):  # the last overrules the others
+        contents += check_config_files(_find_base(path, base), (*below, path))
     return contents
+
+
+def _bases(content: dict[str, Any]) -> list[str]:
+    """The local files that a config file is based on."""
+    bases = content.get(BASE_KEY) or []
+    bases = bases if isinstance(bases, list) else [bases]
+    return [base for base in bases if isinstance(base, str) and not base.startswith(("http://", "https://"))]
+
+
+def _beside(path: str | Path, base: str) -> str:
+    return os.path.normpath(os.path.join(os.path.dirname(path), os.path.expanduser(base)))
+
+
+def _find_base(path: str | Path, base: str) -> str:
+    """The file that is meant by a ``_BASE_``; where there is none, the path that was looked for first."""
+    beside = _beside(path, base)
+    return beside if os.path.exists(beside) else str(shipped_config(base) or beside)
+
+
+def _merge_file(cfg: CfgNode, config_file: str, contents: list[tuple[Path, dict[str, Any]]]) -> None:
+    """Merge a config file and its bases, which Detectron2 finds by their paths alone."""
+    if all(_find_base(path, base) == _beside(path, base) for path, content in contents for base in _bases(content)):
+        cfg.merge_from_file(config_file, allow_unsafe=False)
+        return
+    merged: dict[str, Any] = {}
+    for _, content in reversed(contents):
+        _override(merged, {key: value for key, value in content.items() if key != BASE_KEY})
+    cfg.merge_from_other_cfg(CfgNode(merged))
+
+
+def _override(values: dict[str, Any], by: dict[str, Any]) -> None:
+    """Replace values by others, in place, node by node."""
+    for key, value in by.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _override(values[key], value)
+        else:
+            values[key] = value
 
 
 def parse_config(text: str, source: str, overrides: list[str] | None = None) -> CfgNode:

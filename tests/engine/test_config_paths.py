@@ -7,6 +7,7 @@ import yaml
 
 from eql_d2.engine import load_config
 from eql_d2.errors import UserError
+from eql_d2.package_files import configs_folder
 
 
 @pytest.fixture
@@ -96,3 +97,31 @@ def test_a_file_that_is_based_on_itself(project):
     folder = project(a={"_BASE_": "b.yaml"}, b={"_BASE_": "a.yaml"})
     with pytest.raises(UserError, match=r"a\.yaml is based on itself"):
         load_config(os.path.normpath(folder / "a.yaml"))
+
+
+def test_a_base_by_the_name_of_a_shipped_config(project):
+    auto = {"MODEL": {"ROI_HEADS": {"NUM_CLASSES": "auto"}}, "SOLVER": {"MAX_ITER": 7}}
+    folder = project(
+        of_name={"_BASE_": "EmojiLVIS/demo_eql.yaml", **auto},
+        of_folder={"_BASE_": "configs/EmojiLVIS/demo_eql.yaml", **auto},
+        of_path={"_BASE_": str(configs_folder() / "EmojiLVIS/demo_eql.yaml"), **auto},
+        two={"_BASE_": ["of_path.yaml", "EmojiLVIS/demo_seesaw.yaml"]},
+    )
+    by_path = load_config(str(folder / "of_path.yaml"))
+    assert by_path.MODEL.ROI_BOX_HEAD.PREDICTOR == "EQLPredictor" and by_path.SOLVER.MAX_ITER == 7
+    for name in ("of_name", "of_folder"):
+        assert load_config(str(folder / f"{name}.yaml")).dump() == by_path.dump()
+    assert load_config(str(folder / "two.yaml")).MODEL.ROI_BOX_HEAD.PREDICTOR == "SeesawPredictor"  # the last wins
+    assert load_config(str(folder / "two.yaml")).SOLVER.MAX_ITER != 7
+
+
+def test_a_file_of_ones_own_goes_before_the_shipped_one_of_its_name(project):
+    folder = project(cfg={"_BASE_": "EmojiLVIS/demo_eql.yaml"}, EmojiLVIS__demo_eql={"SOLVER": {"MAX_ITER": 7}})
+    assert load_config(str(folder / "cfg.yaml")).SOLVER.MAX_ITER == 7
+    assert load_config(str(folder / "cfg.yaml")).MODEL.ROI_BOX_HEAD.PREDICTOR != "EQLPredictor"
+
+
+def test_a_base_that_is_neither(project):
+    folder = project(cfg={"_BASE_": "EmojiLVIS/none.yaml"})
+    with pytest.raises(UserError, match=f"Config file {folder}/EmojiLVIS/none.yaml does not exist"):
+        load_config(str(folder / "cfg.yaml"))
