@@ -32,6 +32,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from eql_d2.conversion.source_file import read_source_file
 from eql_d2.errors import UserError, import_extra
 from eql_d2.known_warnings import silence_known_warnings
 from eql_d2.modeling.detector_export import (
@@ -43,7 +44,6 @@ from eql_d2.modeling.detector_export import (
     in_order_of,
     run_exported,
 )
-from eql_d2.plain_files import load_checkpoint, tensors_by_name
 from eql_d2.prediction.predictor import Predictor
 from eql_d2.safetensors_file import SUFFIX, save_weights
 
@@ -121,13 +121,7 @@ def export_weights(args: argparse.Namespace) -> None:
     if args.output.suffix != SUFFIX:
         raise UserError(f"--output {args.output} must end in {SUFFIX}, by which it is known when it is read.")
     about = dict(text.partition("=")[::2] for text in args.about)
-    try:
-        content = load_checkpoint(args.weights)
-    except OSError as error:
-        raise UserError(f"Weights {args.weights} cannot be read ({error.strerror}); check the path.") from None
-    tensors = tensors_by_name(content.get("model") if isinstance(content, dict) else None)
-    if not tensors:
-        raise UserError(f"Weights {args.weights} hold no tensors by name; check --weights.")
+    tensors = read_source_file(args.weights).tensors
     kept = {name: value for name, value in tensors.items() if not any(fnmatchcase(name, p) for p in args.without)}
     if args.half:
         kept = {
@@ -139,9 +133,13 @@ def export_weights(args: argparse.Namespace) -> None:
         raise UserError(
             f"{broken} in {args.weights} is not finite{' in half precision' if args.half else ''}; nothing was written."
         )
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     partial = args.output.with_name(f".{args.output.name}.partial")
-    save_weights(kept, partial, about)
-    os.replace(partial, args.output)
+    try:
+        save_weights(kept, partial, about)
+        os.replace(partial, args.output)
+    finally:
+        partial.unlink(missing_ok=True)
     print(f"{args.output}: {len(kept)} of {len(tensors)} tensors, {args.output.stat().st_size / 1e6:.2f} MB")
 
 

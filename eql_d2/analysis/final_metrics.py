@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from eql_d2.engine.metrics_file import read_metrics_file
+from eql_d2.engine.metrics_file import METRICS_FILE, read_metrics_file
 from eql_d2.errors import UserError
 
 TABLE_METRICS = ("AP", "AP50", "AP75", "APr", "APc", "APf")
@@ -24,7 +24,7 @@ def read_final_metrics(run_folder: str | Path) -> Metrics:
     Raises:
         UserError: the folder has no evaluation in its ``metrics.json``.
     """
-    path = Path(run_folder) / "metrics.json"
+    path = Path(run_folder) / METRICS_FILE
     metrics: Metrics = {}
     for record in read_metrics_file(path) if path.exists() else ():
         for key, value in record.items():

@@ -15,12 +15,12 @@ from eql_d2.engine.config_files import parse_config
 from eql_d2.engine.description import read_description
 from eql_d2.engine.ledger.reading import read_entry
 from eql_d2.engine.ledger.writing import FILE_NAME as LEDGER_FILE
-from eql_d2.engine.metrics_file import read_metrics_file
+from eql_d2.engine.metrics_file import METRICS_FILE, read_metrics_file
 from eql_d2.errors import UserError
 from eql_d2.evaluation.lvis_evaluator import RESULTS_FILES
 from eql_d2.plain_files import load_checkpoint, text_of_csv
 
-_SIGNS_OF_A_RUN = (LEDGER_FILE, "config.yaml", "metrics.json")
+_SIGNS_OF_A_RUN = (LEDGER_FILE, "config.yaml", METRICS_FILE)
 Values = dict[int, float]  # by category id
 
 
@@ -172,7 +172,7 @@ class FinishedRun:
 
     @cached_property
     def _metric_lines(self) -> list[dict[str, Any]]:
-        return read_metrics_file(self._file("metrics.json"))
+        return read_metrics_file(self._file(METRICS_FILE))
 
     def _file(self, name: str) -> Path:
         if self.folder is None:

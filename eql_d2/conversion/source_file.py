@@ -46,6 +46,8 @@ def read_source_file(path: str | Path) -> SourceFile:
         content = _load(path)
     except OSError as error:
         raise UserError(f"Weights {path} cannot be read ({error.strerror or error}); check --weights.") from None
+    except UserError:
+        raise
     # Whatever the bytes of a broken file say, unpickling can raise.
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]

@@ -4,6 +4,8 @@ Where and how they keep a run is said by their own environment variables: ``WAND
 ``MLFLOW_TRACKING_URI`` and others.
 """
 
+import csv
+import io
 import json
 import logging
 import os
@@ -22,6 +24,7 @@ from detectron2.utils.events import EventWriter
 from eql_d2.engine.ledger.identity import flat, plain_config, run_name
 from eql_d2.engine.metrics_file import METRICS_FILE, new_records, read_metrics_file
 from eql_d2.errors import UserError, import_extra
+from eql_d2.plain_files import csv_text
 
 logger = logging.getLogger(__name__)
 
@@ -219,8 +222,9 @@ class MlflowTracker(Tracker):
             self._client.log_batch(self._run_id, metrics=metrics[first : first + 1000])
 
     def _attach_table(self, rows: list[list[Any]]) -> None:
-        lines = [",".join(TABLE_COLUMNS), *(",".join(map(str, row)) for row in rows)]
-        self._client.log_text(self._run_id, "\n".join(lines) + "\n", "final_metrics.csv")
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([TABLE_COLUMNS, *([*map(csv_text, row)] for row in rows)])
+        self._client.log_text(self._run_id, text.getvalue(), "final_metrics.csv")
 
     def _end(self, whole: bool) -> None:
         self._client.set_terminated(self._run_id, status="FINISHED" if whole else "KILLED")

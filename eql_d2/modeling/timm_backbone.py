@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Sequence
-from fnmatch import fnmatch
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -107,7 +106,7 @@ def _create(name: str, pretrained: bool, checkpoint_path: str, options: dict[str
     if name.partition(".")[0] not in timm.list_models():
         nearest = difflib.get_close_matches(name, timm.list_models(), n=1)
         raise UserError(f"timm has no model {name}{f'; did you mean {nearest[0]}?' if nearest else '.'}")
-    if fnmatch(name, "swin_*"):
+    if name.startswith("swin_"):
         options.setdefault("strict_img_size", False)  # images come in many sizes
 
     def create() -> nn.Module:

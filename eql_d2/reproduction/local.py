@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from eql_d2.child_processes import end_with_parent
+from eql_d2.engine.metrics_file import METRICS_FILE
 from eql_d2.engine.supervision import SECONDS_TO_FOLLOW
 from eql_d2.errors import UserError
 from eql_d2.reproduction.planned_runs import FINAL_WEIGHTS, PlannedRun, command_of, finished_runs, state_of
@@ -138,7 +139,7 @@ def _train(
 
 def _progress(run: PlannedRun, elapsed: float, remaining: int, taken: list[float]) -> str:
     iterations = run.recipe.cfg.SOLVER.MAX_ITER
-    record = last_record(run.folder / "metrics.json")
+    record = last_record(run.folder / METRICS_FILE)
     if record is None:
         return f"{run.name}: {_clock(elapsed)}, no iteration logged yet"
     left = record.get("eta_seconds", 0.0)

@@ -1,5 +1,6 @@
 """Exported detectors say of every image what the model says, whatever image they were traced on."""
 
+import io
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from eql_d2.long_tail import LVIS_COUNT_FILES
 from eql_d2.modeling import detector_export as exporting
 from eql_d2.modeling import inference
 from eql_d2.modeling.detector_export import TensorDetector, check_exportable, export, in_order_of, run_exported, trace
+from eql_d2.safetensors_file import load_weights
 from tests.conftest import ROOT
 from tools import export_model
 
@@ -189,6 +191,30 @@ def test_the_tool_writes_a_file_that_runs_without_this_project(tiny_checkpoint, 
     assert {line.split()[0] for line in done.stdout.splitlines()} <= names
     with pytest.raises(UserError, match=r"eql\.pt exists already; name another file"):
         export_model.main(["--weights", str(tiny_checkpoint), "--output", str(path)])
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.pkl", "w.safetensors"])
+def test_weights_of_broken_files(name, tmp_path):
+    """Nothing, no pickle, half an archive: one sentence, and no file."""
+    whole = io.BytesIO()
+    torch.save({"model": {"a": torch.zeros(1000)}}, whole)
+    output = str(tmp_path / "o" / "o.safetensors")
+    arguments = ["--weights", str(tmp_path / name), "--format", "safetensors", "--output", output]
+    for content in (b"", b"garbage", b"PK\x03\x04zzzz", whole.getvalue()[:-300]):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=rf"{name} (are truncated or no checkpoint|cannot be read)"):
+            export_model.main(arguments)
+    assert not (tmp_path / "o").exists()
+
+
+def test_weights_alone_in_a_new_folder(tmp_path):
+    torch.save({"model": {"a": torch.ones(3), "b": torch.ones(2, 2)}}, tmp_path / "w.pth")
+    output = tmp_path / "o" / "o.safetensors"
+    arguments = ["--weights", str(tmp_path / "w.pth"), "--format", "safetensors", "--half", "--output", str(output)]
+    export_model.main(arguments)
+    written = load_weights(output)
+    assert [(name, value.dtype) for name, value in written.items()] == [("a", torch.float32), ("b", torch.float16)]
+    assert [path.name for path in output.parent.iterdir()] == [output.name]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from eql_d2.engine.config_files import parse_config
 from eql_d2.engine.description import class_records, read_description
 from eql_d2.engine.ledger.identity import config_hash, plain_config, run_name
 from eql_d2.engine.ledger.provenance import config_file, git_revision, hardware, peak_memory_mb, versions
+from eql_d2.engine.metrics_file import METRICS_FILE
 from eql_d2.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -149,7 +150,7 @@ def ledger_entry(cfg: CfgNode, seed: int, results: dict[str, Any]) -> dict[str, 
         },
         "class_ap": {name: _class_ap(Path(cfg.OUTPUT_DIR, "inference", name)) for name in cfg.DATASETS.TEST},
         "classes": _classes(cfg),
-        "curve": training_curve(Path(cfg.OUTPUT_DIR, "metrics.json")),
+        "curve": training_curve(Path(cfg.OUTPUT_DIR, METRICS_FILE)),
     }
 
 
