@@ -59,6 +59,12 @@ def by_column(table):
     return [dict(zip(table.header, row, strict=True)) for row in table.rows]
 
 
+def anchors(page):
+    """The names by which a page's headings are linked to."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", re.sub(r"\]\(.*?\)", "", text)).lower().replace(" ", "-") for text in headings}
+
+
 def value_of(cfg, key):
     for part in key.split("."):
         assert part in cfg, f"there is no key {key}"
@@ -88,6 +94,9 @@ def test_links_to_files_resolve(page):
     for target in targets:
         if not target.startswith("https://"):
             assert (page.parent / target.partition("#")[0]).exists(), target
+        page_of = (page.parent / target.partition("#")[0]).resolve() if not target.startswith("#") else page
+        if "#" in target and not target.startswith("https://") and page_of.suffix == ".md":
+            assert target.partition("#")[2] in anchors(page_of), target
     assert targets
 
 
