@@ -167,7 +167,7 @@ def test_ablations_of_seesaw_and_eql_switch_what_they_name():
 
 
 def is_second_stage(cfg):
-    """Whether a part of a detector's ROI heads is trained alone; without its backbone they all may be, from the start."""
+    """Whether a part of a detector's ROI heads is trained alone; all of them without the backbone may be at first."""
     return tuple(cfg.SOLVER.TRAINABLE) not in ((), ("roi_heads.*",))
 
 
