@@ -6,7 +6,7 @@ table and pictures of the first and the worst cases, the numbers of the dataset,
 its long tail, tail ratios for EQL, bins for BAGS, and all classes.
 
   annotation file   broken or incomplete records, ids that occur twice or that
-                    nothing defines, polygons without area, boxes outside their
+                    nothing defines, masks without area, boxes outside their
                     image, wrong areas, classes without instances
   images            missing, unreadable, of another size than annotated, the
                     same file under two names

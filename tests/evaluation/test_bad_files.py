@@ -30,7 +30,7 @@ def case():
         ({"segmentation": [[1, 1, 5, 5]]}, "has a polygon of 2 points; it takes three or more"),
         (
             {"segmentation": {"size": [20, 20], "counts": "0"}},
-            r"has a mask of size \[20, 20\] in an image of \[200, 200\]",
+            r"has an RLE of another size than its image \(\[20, 20\], where the image has \[200, 200\]\)",
         ),
         ({"segmentation": []}, "has no segmentation"),
     ],

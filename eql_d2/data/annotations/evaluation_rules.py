@@ -7,6 +7,7 @@ from typing import Any
 from eql_d2.data.annotations.cache import PackedAnnotations
 from eql_d2.data.annotations.findings import MOST_CASES, Case, Finding, case_of
 from eql_d2.data.annotations.rules import FEDERATED_KEYS
+from eql_d2.data.annotations.run_lengths import run_lengths_complaint
 
 LETTERS = ("", "r", "c", "f")
 
@@ -33,15 +34,21 @@ def complaint_about_box(box: Any) -> str | None:
     return f"has a bbox of negative size, {box}" if min(box[2:]) < 0 else None
 
 
-def complaint_about_mask(segmentation: Any, image: dict[str, Any]) -> str | None:
-    """What is wrong with polygons or the size of run lengths in an image, as the end of a sentence."""
+def complaint_about_mask(segmentation: Any, image: dict[str, Any], texts_later: bool = False) -> str | None:
+    """What is wrong with polygons or run lengths in an image, as the end of a sentence.
+
+    Args:
+        segmentation: the JSON value.
+        image: its record.
+        texts_later: as of :func:`run_lengths_complaint`.
+    """
     if isinstance(segmentation, dict):
-        size = [image["height"], image["width"]]
-        if "counts" not in segmentation or segmentation.get("size") != size:
-            return f"has a mask of size {segmentation.get('size')} in an image of {size}"
-        return None
+        complaint = run_lengths_complaint(segmentation, image["height"], image["width"], texts_later)
+        return complaint and f"has {complaint}"
     if not isinstance(segmentation, list) or not segmentation:
         return "has no segmentation"
+    if any(isinstance(part, dict) for part in segmentation):
+        return "has a list of several run lengths for its mask; merge them into one"
     for polygon in segmentation:
         if not isinstance(polygon, list) or len(polygon) % 2 or len(polygon) < 6:
             points = len(polygon) / 2 if isinstance(polygon, list) else 0

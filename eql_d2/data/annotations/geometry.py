@@ -1,9 +1,10 @@
-"""Checks of boxes, polygons and areas, for all annotations of a file together."""
+"""Checks of boxes, masks and areas, for all annotations of a file together."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from pycocotools import mask as mask_api
 
 from eql_d2.data.annotations.findings import MOST_CASES, Case, FindingCounter
 
@@ -78,46 +79,57 @@ def box_cases(boxes: np.ndarray, areas: np.ndarray, widths: np.ndarray, heights:
     yield GeometryCase("remark", "box that sticks out of its image", "training cuts it off", sticking_out, overhang)
 
 
-def polygon_cases(
-    boxes: np.ndarray, areas: np.ndarray, extents: np.ndarray, polygon_areas: np.ndarray, is_region: np.ndarray
+def mask_cases(
+    boxes: np.ndarray, areas: np.ndarray, extents: np.ndarray, mask_areas: np.ndarray, is_region: np.ndarray
 ) -> Iterator[GeometryCase]:
-    """The faults of polygons against boxes and areas.
+    """The faults of masks against boxes and areas.
 
     Args:
         boxes, areas: as above.
-        extents, polygon_areas: see :class:`PolygonMeasures`.
+        extents, mask_areas: see :class:`MaskMeasures`.
         is_region: (A,) bool, crowds and the like, whose masks may leave their boxes.
     """
     x, y, w, h = boxes.T
-    flat = polygon_areas == 0
+    flat = mask_areas == 0
     sides = [x - extents[:, 0], y - extents[:, 1], extents[:, 2] - x - w, extents[:, 3] - y - h]
-    beyond, apart = np.max(sides, axis=0), np.abs(areas - polygon_areas)
+    beyond, apart = np.max(sides, axis=0), np.abs(areas - mask_areas)
     strays = beyond > 0.1 * np.maximum(w, h) + _PIXEL_TOLERANCE
-    differs = apart > 0.5 * np.maximum(areas, polygon_areas) + 10
-    yield GeometryCase("remark", "mask of polygons without area", "it trains as an empty mask", flat, w * h)
+    differs = apart > 0.5 * np.maximum(areas, mask_areas) + 10
+    yield GeometryCase("remark", "mask without area", "it trains as an empty mask", flat, w * h)
     strays &= ~is_region & ~flat
     yield GeometryCase("remark", "mask that leaves its box", "training uses both as they are", strays, beyond)
     differs &= ~is_region & ~flat
     consequence = "evaluation sorts it by size wrongly"
-    yield GeometryCase("remark", "area that is not its polygons'", consequence, differs, apart)
+    yield GeometryCase("remark", "area that is not its mask's", consequence, differs, apart)
 
 
-class PolygonMeasures:
-    """Extents and areas of the polygons of A annotations, filled one by one."""
+class MaskMeasures:
+    """Extents and areas of the masks of A annotations, filled one by one."""
 
     def __init__(self) -> None:
         self._start_chunk()
         self._num_annotations = 0
         self._chunks: list[tuple[np.ndarray, ...]] = []
+        self._run_lengths: list[dict[str, Any]] = []
+        self._owners_of_run_lengths: list[int] = []
 
     def _start_chunk(self) -> None:
         self._coordinates: list[float] = []
         self._lengths: list[int] = []
         self._owners: list[int] = []
 
-    def add(self, polygons: Sequence[Sequence[float]]) -> None:
-        """Take the next annotation's polygons, each x and y in turns, of three points or more; or none."""
-        for polygon in polygons:
+    def add(self, mask: Sequence[Sequence[float]] | dict[str, Any]) -> None:
+        """Take the next annotation's mask: polygons, each x and y in turns, of three points or more; or run lengths.
+
+        Args:
+            mask: empty where there is none; run lengths compressed, as bytes or text.
+        """
+        if isinstance(mask, dict):
+            self._run_lengths.append(mask)
+            self._owners_of_run_lengths.append(self._num_annotations)
+            self._num_annotations += 1
+            return
+        for polygon in mask:
             self._coordinates.extend(polygon)
             self._lengths.append(len(polygon))
             self._owners.append(self._num_annotations)
@@ -142,9 +154,13 @@ class PolygonMeasures:
         self._start_chunk()
 
     def result(self) -> tuple[np.ndarray, np.ndarray]:
-        """(A, 4) extents x0, y0, x1, y1 and (A,) sums of areas, in pixels; NaN where there is no polygon."""
+        """(A, 4) extents x0, y0, x1, y1 and (A,) sums of areas, in pixels; NaN where there is no mask."""
         self._measure()
         extents, areas = np.full((self._num_annotations, 4), np.nan), np.full(self._num_annotations, np.nan)
         for owners, of_owners, areas_of_owners in self._chunks:
             extents[owners], areas[owners] = of_owners, areas_of_owners
+        if self._run_lengths:
+            boxes = mask_api.toBbox(self._run_lengths)
+            extents[self._owners_of_run_lengths] = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+            areas[self._owners_of_run_lengths] = mask_api.area(self._run_lengths)
         return extents, areas

@@ -217,9 +217,7 @@ class ParsedAnnotations:
         if annotation.bbox is UNSET:
             complaint = "no bbox"
         elif segmentation:
-            complaint = segmentation_complaint(segmentation)
-            if complaint is None and isinstance(segmentation, RLE) and size and tuple(size) != segmentation.size[::-1]:
-                complaint = "an RLE of another size than its image"
+            complaint = segmentation_complaint(segmentation, size)
         if complaint:
             kind = "a polygon of too few points" if complaint.startswith("a polygon of") else complaint.split(" (")[0]
             sentence = f"{annotation_name(annotation.id, annotation.image_id)} has {complaint}"

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from eql_d2.data.annotations.run_lengths import counts_complaint
+from eql_d2.data.annotations.run_lengths import counts_complaint, run_lengths_complaint
 from eql_d2.errors import UserError
 
 MIN_POLYGON_POINTS = 3
@@ -51,15 +51,21 @@ class RLE(msgspec.Struct, gc=False):
     counts: str | list[int]
 
 
-def segmentation_complaint(segmentation: list[list[float]] | RLE) -> str | None:
+def segmentation_complaint(segmentation: list[list[float]] | RLE, size: tuple[int, int] | None = None) -> str | None:
     """What is wrong with a segmentation, if anything.
 
     A polygon of fewer than three points has no area. Detectron2 refuses a file that has one, and pycocotools takes
     it for a box or stops; no official tool leaves it out.
+
+    Args:
+        segmentation: of an annotation.
+        size: width and height of its image; None of one that is not known.
     """
     if isinstance(segmentation, RLE):
         height, width = segmentation.size
-        return counts_complaint(segmentation.counts, height * width)
+        if size is None:
+            return counts_complaint(segmentation.counts, height * width)
+        return run_lengths_complaint({"size": segmentation.size, "counts": segmentation.counts}, *size[::-1])
     if not segmentation:
         return "no polygon"
     for polygon in segmentation:

@@ -1,6 +1,7 @@
-"""Masks as run lengths: how many pixels they cover in all, and their compressed form."""
+"""Masks as run lengths: the one rule for those of annotations, results and ensembles, and their compressed form."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,30 @@ def _sums_of_differences(numbers: np.ndarray, owners: np.ndarray) -> np.ndarray:
     return runs
 
 
-def counts_complaint(counts: Any, num_pixels: int) -> str | None:
+def run_lengths_complaint(
+    segmentation: Mapping[str, Any], height: int, width: int, texts_later: bool = False
+) -> str | None:
+    """What is wrong with run lengths in an image, if anything.
+
+    Args:
+        segmentation: a JSON value, with ``size`` (height, width) and ``counts``, compressed to a text or not.
+        height: of the image in pixels.
+        width: of the image in pixels.
+        texts_later: whether compressed counts are taken as they are, for :func:`total_pixels` to look at many.
+    """
+    size, counts = segmentation.get("size"), segmentation.get("counts")
+    if not (isinstance(size, (list, tuple)) and len(size) == 2 and all(type(side) is int for side in size)):
+        return f"an RLE without a size [height, width] (it has {size!r})"
+    if [*size] != [height, width]:
+        hint = ": height comes first" if [*size] == [width, height] else ""
+        return f"an RLE of another size than its image ({[*size]}, where the image has {[height, width]}{hint})"
+    is_list = isinstance(counts, list) and all(type(count) is int for count in counts)
+    if not is_list and not isinstance(counts, (str, bytes)):
+        return "an RLE whose counts are neither a text nor a list of whole numbers"
+    return None if texts_later and not is_list else counts_complaint(counts, height * width)
+
+
+def counts_complaint(counts: str | bytes | list[int], num_pixels: int) -> str | None:
     """What is wrong with the counts of a mask, compressed or not, of an image of a number of pixels."""
     if isinstance(counts, list):
         fits = min(counts, default=0) >= 0 and sum(counts) == num_pixels
@@ -73,13 +97,16 @@ def counts_complaint(counts: Any, num_pixels: int) -> str | None:
         fits = total_pixels([counts])[0] == num_pixels
     if fits:
         return None
-    hint = " (they are Python's text of bytes; write counts.decode())" if is_text_of_bytes(counts) else ""
+    hint = next((f" ({hint})" for form, hint in _OTHER_FORMS if isinstance(counts, str) and form.match(counts)), "")
     return f"an RLE whose counts do not add up to its size{hint}"
 
 
-def is_text_of_bytes(counts: Any) -> bool:
-    """Whether counts are what ``str(counts)`` makes of bytes in Python 3."""
-    return isinstance(counts, str) and counts[:2] in ("b'", 'b"')
+# Texts that are taken for compressed counts, and are none.
+_OTHER_FORMS = (
+    (re.compile("b['\"]"), "they are Python's text of bytes; write counts.decode()"),
+    (re.compile(r"[\[(]?\s*\d+(\s*[,\s]\s*\d+)+\s*[\])]?\s*$"), "they are a text of numbers; write a list of them"),
+    (re.compile("eJ[A-Za-z0-9+/]"), "they are packed by zlib, as Open Images does; unpack them"),
+)
 
 
 def compressed(segmentation: dict[str, Any]) -> dict[str, Any]:

@@ -142,6 +142,8 @@ def _flag(value: Any) -> Any:
 
 def _clean_segmentation(segmentation: Any) -> Any:
     """Polygons as lists of numbers, run lengths in their compressed form where they are sound."""
+    if isinstance(segmentation, list) and len(segmentation) == 1 and isinstance(segmentation[0], dict):
+        segmentation = segmentation[0]  # run lengths, in a list as polygons are
     if isinstance(segmentation, dict):
         return _clean_run_lengths(segmentation)
     if not isinstance(segmentation, list):

@@ -1,4 +1,4 @@
-"""What is remarkable about the polygons of an annotation file; too slow for every start of training."""
+"""What is remarkable about the masks of an annotation file; too slow for every start of training."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -10,19 +10,19 @@ from tqdm import tqdm
 from eql_d2.data.annotations.box_forms import BOX_FORMS, form_by_masks
 from eql_d2.data.annotations.cache import PackedAnnotations
 from eql_d2.data.annotations.findings import Case, Finding, FindingCounter, case_of
-from eql_d2.data.annotations.geometry import PolygonMeasures, first_and_worst, polygon_cases
+from eql_d2.data.annotations.geometry import MaskMeasures, first_and_worst, mask_cases
 from eql_d2.data.annotations.parsing import annotation_name
 
 _PROGRESS_AFTER = 10_000  # images
 
 
 def mask_findings(annotations: PackedAnnotations) -> tuple[Finding, ...]:
-    """Remarks on polygons without area, and on those that do not fit their box or their area.
+    """Remarks on masks without area, and on those that do not fit their box or their area.
 
     Args:
         annotations: of the dataset.
     """
-    measures, boxes, areas, names = PolygonMeasures(), [], [], []
+    measures, boxes, areas, names = MaskMeasures(), [], [], []
     places = tqdm(
         range(len(annotations)),
         "measuring masks",
@@ -33,8 +33,7 @@ def mask_findings(annotations: PackedAnnotations) -> tuple[Finding, ...]:
     for place in places:
         image, records = annotations.records(place)
         for record in records:
-            segmentation = record.get("segmentation")
-            measures.add(segmentation if isinstance(segmentation, list) else ())
+            measures.add(record.get("segmentation") or ())
             boxes.append(record["bbox"])
             area = record.get("area")
             areas.append(math.nan if area is None else area)
@@ -45,14 +44,14 @@ def mask_findings(annotations: PackedAnnotations) -> tuple[Finding, ...]:
         return annotation_cases(annotations, places)
 
     if names:
-        extents, polygon_areas = measures.result()
+        extents, mask_areas = measures.result()
         form = None if _told_already(annotations) else form_by_masks(np.array(boxes, float), extents)
-        columns = np.array(boxes, float), np.array(areas, float), extents, polygon_areas
+        columns = np.array(boxes, float), np.array(areas, float), extents, mask_areas
         if form:
             right = np.concatenate([extents[:, :2], extents[:, 2:] - extents[:, :2]], axis=1)
             apart = np.abs(columns[0] - right).max(axis=1)
             counter.add(form.level, form.kind, form.sentence, cases=case_at(first_and_worst(apart > 0, apart)))
-        cases = polygon_cases(*columns, annotations.regions)
+        cases = mask_cases(*columns, annotations.regions)
         for case in cases:
             if case.annotations.any():
                 case.tell(counter, annotation_name(*names[int(case.annotations.argmax())]), case_at)

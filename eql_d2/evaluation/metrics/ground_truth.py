@@ -14,7 +14,6 @@ from eql_d2.data.annotations.evaluation_rules import (
     complaint_about_mask,
 )
 from eql_d2.data.annotations.rules import FEDERATED_KEYS
-from eql_d2.data.annotations.run_lengths import counts_complaint
 from eql_d2.errors import UserError
 
 Records = list[dict[str, Any]]
@@ -119,9 +118,6 @@ class GroundTruth:
             for annotation in self.annotations(image_id):
                 image, segmentation = self.images[image_id], annotation.get("segmentation")
                 complaint = complaint_about_mask(segmentation, image)
-                if complaint is None and isinstance(segmentation, dict):
-                    complaint = counts_complaint(segmentation["counts"], image["height"] * image["width"])
-                    complaint = complaint and f"has {complaint}"
                 if complaint:
                     raise UserError(
                         f"{self.source}: annotation {annotation['id']} {complaint}; mend it, or evaluate boxes only."

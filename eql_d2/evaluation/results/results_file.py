@@ -206,13 +206,9 @@ class ResultsFile:
         segmentation = result.get("segmentation")
         if segmentation is None:
             return "has no segmentation; leave segm and boundary out of --iou-type"
-        complaint = complaint_about_mask(segmentation, image)
-        if complaint is None and isinstance(segmentation, dict):
-            counts, pixels = segmentation["counts"], image["height"] * image["width"]
-            if isinstance(counts, str):
-                self._counts.append((number, counts, pixels))
-            elif not isinstance(counts, list) or (complaint := counts_complaint(counts, pixels)):
-                return f"has {complaint or 'counts that are neither a text nor a list'}"
+        complaint = complaint_about_mask(segmentation, image, texts_later=True)
+        if complaint is None and isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
+            self._counts.append((number, segmentation["counts"], image["height"] * image["width"]))
         return complaint
 
     def _drop(self, what: str, number: int) -> None:

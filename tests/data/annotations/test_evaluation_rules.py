@@ -8,6 +8,7 @@ from eql_d2.data.annotations import evaluation_rules as rules
 from eql_d2.data.annotations.cache import open_annotations
 
 IMAGE = {"id": 1, "width": 60, "height": 40}
+OTHER_SIZE = "has an RLE of another size than its image"
 GOOD = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "area": 12}
 
 
@@ -38,15 +39,19 @@ def test_boxes():
 @pytest.mark.parametrize(
     ("mask", "complaint"),
     [
-        ({"size": [40, 60], "counts": "x"}, None),
-        ({"size": [60, 40], "counts": "x"}, "has a mask of size [60, 40] in an image of [40, 60]"),
-        ({"size": [40, 60]}, "has a mask of size [40, 60] in an image of [40, 60]"),
-        ({"counts": "x"}, "has a mask of size None in an image of [40, 60]"),
+        ({"size": [40, 60], "counts": [2400]}, None),
+        (
+            {"size": [60, 40], "counts": [2400]},
+            f"{OTHER_SIZE} ([60, 40], where the image has [40, 60]: height comes first)",
+        ),
+        ({"size": [40, 60]}, "has an RLE whose counts are neither a text nor a list of whole numbers"),
+        ({"counts": "x"}, "has an RLE without a size [height, width] (it has None)"),
         ([], "has no segmentation"),
         (None, "has no segmentation"),
         ([[0, 0, 4, 0, 4, 4]], None),
         ([[0, 0, 4, 0, 4, 4], [0, 0, 4, 0]], "has a polygon of 2 points; it takes three or more"),
         ([[0, 0, 4, 0, 4, 4, 4]], "has a polygon of 3.5 points; it takes three or more"),
+        ([{"counts": "x"}] * 2, "has a list of several run lengths for its mask; merge them into one"),
         ([5], "has a polygon of 0 points; it takes three or more"),
     ],
 )

@@ -226,9 +226,9 @@ def test_many_kinds_are_counted(findings_of, path, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "change", "consequence"),
     [
-        ("a mask of polygons without area", {"segmentation": [[10, 10, 20, 20, 15, 15]]}, "it trains as an empty mask"),
+        ("a mask without area", {"segmentation": [[10, 10, 20, 20, 15, 15]]}, "it trains as an empty mask"),
         ("a mask that leaves its box", {"bbox": [10, 10, 10, 5]}, "training uses both as they are"),
-        ("an area that is not its polygons'", {"area": 10}, "evaluation sorts it by size wrongly"),
+        ("an area that is not its mask's", {"area": 10}, "evaluation sorts it by size wrongly"),
     ],
 )
 def test_masks_are_measured_by_the_doctor(findings_of, kind, change, consequence):
@@ -252,7 +252,7 @@ def test_geometry_in_chunks_is_the_same(findings_of, monkeypatch):
         content["annotations"][4]["area"] = 30
 
     expected = mask_findings(findings_of(change))
-    assert {finding.kind for finding in expected} == {"mask that leaves its box", "area that is not its polygons'"}
+    assert {finding.kind for finding in expected} == {"mask that leaves its box", "area that is not its mask's"}
     monkeypatch.setattr("eql_d2.data.annotations.geometry._CHUNK", 3)
     assert mask_findings(findings_of(change)) == expected
 

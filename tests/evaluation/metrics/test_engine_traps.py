@@ -148,7 +148,7 @@ def test_a_broken_annotation_is_named(case, change, expected):
         ([[1.0, 1.0, 5.0, 5.0, 2.0]], "annotation 4 has a polygon of 2.5 points"),
         ([], "annotation 4 has no segmentation"),
         (None, "annotation 4 has no segmentation"),
-        ({"size": [3, 4], "counts": [12]}, r"annotation 4 has a mask of size \[3, 4\] in an image of \[200, 200\]"),
+        ({"size": [3, 4], "counts": [12]}, r"annotation 4 has an RLE of another size than its image \(\[3, 4\], where"),
     ],
 )
 def test_a_broken_mask_is_named_where_masks_are_evaluated(case, segmentation, expected):
