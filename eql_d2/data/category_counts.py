@@ -11,6 +11,7 @@ from detectron2.data import MetadataCatalog
 from eql_d2.data.annotations.cache import PackedAnnotations, open_annotations
 from eql_d2.data.annotations.findings import defects_error
 from eql_d2.data.annotations.lvis_format import chosen_categories
+from eql_d2.data.registered_records import describe_records
 from eql_d2.errors import UserError
 from eql_d2.long_tail import LVIS_COUNT_FILES, LVIS_DATASETS, CategoryCounts, FrequencyThresholds, read_count_file
 
@@ -165,6 +166,8 @@ def _counts_of_one(dataset_name: str) -> CategoryCounts:
         metadata.prepare()
     if metadata.get("category_counts"):  # of images with one label each, which have no annotation file
         return metadata.category_counts
+    if not metadata.get("json_file"):
+        describe_records(dataset_name)
     if not metadata.get("json_file"):
         raise UserError(
             f"Dataset {dataset_name!r} has no annotation file to count its classes in; name a file of counts with "

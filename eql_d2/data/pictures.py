@@ -9,6 +9,7 @@ from 0 to 255, or from the smallest to the largest, the first that holds them.
 import io
 import logging
 import re
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -17,9 +18,14 @@ from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+
+from eql_d2.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+EXIF_ORIENTATION = 0x0112
+Size = tuple[int, int]
 
 PREFIX = "eight-bits://"
 """Before a path: what is opened is a picture of 8 bits."""
@@ -124,6 +130,24 @@ def read_picture(path: str, format: str) -> np.ndarray:
         (H, W, 3) uint8.
     """
     return read_image(PREFIX + str(path), format=format)
+
+
+def header_size(path: Path) -> Size | None:
+    """Width and height of an image as it is shown; None if there is no such file.
+
+    Raises:
+        UserError: the file is no picture.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
+            return (height, width) if turned else (width, height)
+    except FileNotFoundError:
+        return None
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+        what = "it is no picture" if isinstance(error, UnidentifiedImageError) else error
+        raise UserError(f"Image {path} cannot be read ({what}); fetch it again.") from None
 
 
 class PictureMapper(DatasetMapper):

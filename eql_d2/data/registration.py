@@ -24,6 +24,7 @@ from eql_d2.data.open_images import (
     source_of_entry,
 )
 from eql_d2.data.open_images.source import FILE_KEYS
+from eql_d2.data.registered_records import describe_records
 from eql_d2.data.training.ignore_regions import WithIgnoreRegions, with_ignore_regions
 from eql_d2.errors import UserError
 from eql_d2.long_tail import LVIS_COUNT_FILES, LVIS_DATASETS
@@ -138,7 +139,7 @@ def set_class_metadata(name: str) -> None:
     """Give a registered dataset's metadata its class names and category ids, generating its files if need be.
 
     A dataset that was registered elsewhere gets them from its annotation file, as Detectron2's loader would set them;
-    one without such a file is loaded, which may set them.
+    one without such a file is loaded, which may set them, and gets one (see :func:`describe_records`).
 
     Raises:
         UserError: the dataset is unknown, its annotation file is missing or broken, or it has no class names.
@@ -150,6 +151,9 @@ def set_class_metadata(name: str) -> None:
             hint = f"did you mean {nearest[0]}, or one that is to be described under DATASETS.CUSTOM?"
         raise UserError(f"Dataset {name!r} is not registered; {hint}")
     metadata = MetadataCatalog.get(name)
+    others = ("json_file", "category_counts", "count_classes", "prepare")
+    if metadata.get("evaluator_type") not in EVALUATORS and not any(metadata.get(key) for key in others):
+        describe_records(name)
     if metadata.get("thing_classes") and metadata.get("thing_dataset_id_to_contiguous_id"):
         return
     if metadata.get("evaluator_type") in EVALUATORS or metadata.get("json_file"):
@@ -158,10 +162,6 @@ def set_class_metadata(name: str) -> None:
         metadata.thing_classes = metadata.get("thing_classes") or list(counts.names)
         metadata.thing_dataset_id_to_contiguous_id = {c: i for i, c in enumerate(counts.category_ids)}
         return
-    try:
-        DatasetCatalog.get(name)
-    except OSError as error:
-        raise UserError(f"Dataset {name!r} cannot be loaded ({error}).") from None
     if not metadata.get("thing_classes"):
         raise UserError(
             f"Dataset {name!r} has no class names; describe it under DATASETS.CUSTOM, or set thing_classes in its "

@@ -74,6 +74,7 @@ class LVISEvaluator(DetectionEvaluator):
         if metadata.get("prepare"):
             metadata.prepare()
         self._ground_truth = _ground_truth(dataset_name, counts)
+        self._numbers = metadata.get("image_numbers") or {}  # of images whose ids are no numbers
         if engine == "lvis" and self._ground_truth.rules == "coco":
             engine = "pycocotools"  # the official one by these rules
         engine_by_name(engine, self._ground_truth.rules)
@@ -104,6 +105,7 @@ class LVISEvaluator(DetectionEvaluator):
         return Evaluation(self._ground_truth, tasks, self._engine, self._max_dets, self._fixed_ap)
 
     def _process_image(self, image_id: int, instances: Any) -> None:
+        image_id = self._numbers.get(image_id, image_id)
         if image_id not in self._ground_truth.images:
             raise UserError(f"Image id {image_id} is not in {self._ground_truth.source}.")
         check_finite(image_id, instances)

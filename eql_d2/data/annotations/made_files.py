@@ -49,10 +49,10 @@ def ensure_made(path: Path, source: Path, digest: str, write: Callable[[BinaryIO
     Raises:
         UserError: the folder cannot be written.
     """
-    if _digest_in(path) == digest:
+    if digest_in(path) == digest:
         return path
     with one_builder(source):
-        if _digest_in(path) != digest:  # another process may have made it meanwhile
+        if digest_in(path) != digest:  # another process may have made it meanwhile
             start = time.perf_counter()
             logger.info("Converting %s to %s.", source, path)
             try:
@@ -65,7 +65,7 @@ def ensure_made(path: Path, source: Path, digest: str, write: Callable[[BinaryIO
     return path
 
 
-def _digest_in(path: Path) -> str | None:
+def digest_in(path: Path) -> str | None:
     """The digest that an annotation file was written with; None where there is none."""
     try:
         with open(path, "rb") as file:

@@ -46,6 +46,10 @@ def check_dataset(name: str, ignore_defects: bool = False, evaluated: bool = Fal
                 "describe it under DATASETS.CUSTOM, or leave it out of DATASETS.TEST."
             )
         return
+    if evaluated and metadata.get("image_numbers") == {}:
+        raise UserError(
+            f"Records of dataset {name!r} have no image_id of their own, which their evaluation needs; give each one."
+        )
     described_in = metadata.get("described_in")
     if described_in and not Path(metadata.image_root).is_dir() and Path(metadata.json_file).exists():
         raise UserError(

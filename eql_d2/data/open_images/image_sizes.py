@@ -8,19 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from eql_d2.data.annotations.cache_files import cache_paths, write_whole
 from eql_d2.data.open_images.csv_files import PROGRESS_AFTER, read_sizes
+from eql_d2.data.pictures import Size, header_size
 from eql_d2.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 THREADS = 16  # most of the time is waiting for the disk
 PER_JOB = 500  # images
-EXIF_ORIENTATION = 0x0112
-Size = tuple[int, int]
 
 
 def image_paths(image_ids: Sequence[str], root: str | Path) -> list[str]:
@@ -87,24 +85,6 @@ def _read_headers(paths: Sequence[Path], known: Sequence[Size | None]) -> list[S
             sizes += part
             progress.update(len(part))
     return sizes
-
-
-def header_size(path: Path) -> Size | None:
-    """Width and height of an image as it is shown; None if there is no such file.
-
-    Raises:
-        UserError: the file is no picture.
-    """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
-            return (height, width) if turned else (width, height)
-    except FileNotFoundError:
-        return None
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-        what = "it is no picture" if isinstance(error, UnidentifiedImageError) else error
-        raise UserError(f"Image {path} cannot be read ({what}); fetch it again.") from None
 
 
 def _cache_files(root: str | Path) -> list[Path]:
