@@ -30,6 +30,7 @@ from eql_d2.losses import (
     SoftmaxCrossEntropy,
     build_loss,
 )
+from eql_d2.losses.row_blocks import BLOCK_ELEMENTS
 
 BASELINE = "F.cross_entropy"
 COUNT_FILE = LVIS_COUNT_FILES["lvis_v1"]
@@ -217,6 +218,42 @@ def measure(device: str, num_rois: int, repeats: int) -> list[dict]:
     return records
 
 
+def measure_passes(num_rois: int, repeats: int) -> list[dict]:
+    """What one pass over (R, K) numbers costs on the CPU, in the cache as the losses do it, in ``F.cross_entropy``s.
+
+    No formula is cheaper than the passes that it cannot do without.
+    """
+    logits, gt_classes = make_batch(num_rois, 1204, 1203, "cpu")
+    rows = max(BLOCK_ELEMENTS["cpu"] // 1204, 1)
+    block, other = torch.empty(rows, 1204), torch.rand(rows, 1204)
+    words = torch.empty(rows * 1204 // 4, dtype=torch.int64)
+    generator = torch.Generator()
+    passes: dict[str, Callable[[], object]] = {
+        "exponential": lambda: torch.exp(other, out=block),
+        "logarithm": lambda: torch.log(other, out=block),
+        "product of two": lambda: torch.mul(other, other, out=block),
+        "sum of rows": lambda: other.sum(dim=1),
+        "largest of rows": lambda: other.amax(dim=1),
+        "16 random bits": lambda: words.random_(-(2**63), None, generator=generator),
+    }
+
+    def cross_entropy() -> None:
+        logits.grad = None
+        F.cross_entropy(logits, gt_classes).backward()
+
+    seconds: dict[str, list[float]] = {name: [] for name in (BASELINE, *passes)}
+    for repeat in range(repeats + 3):
+        for name, values in seconds.items():
+            step = cross_entropy if name == BASELINE else passes[name]
+            elapsed = seconds_of_call(step, "cpu") * (1 if name == BASELINE else num_rois / rows)
+            if repeat >= 3:
+                values.append(elapsed)
+    medians = {name: 1000 * statistics.median(values) for name, values in seconds.items()}
+    return [
+        {"pass": name, "milliseconds": value, "ratio": value / medians[BASELINE]} for name, value in medians.items()
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rois", type=int, default=8192, help="sampled RoIs R (default 8192: sixteen images of 512)")
@@ -234,8 +271,13 @@ def main() -> None:
     print(title)
     headers = ["device", "loss", "ms", "ratio", "peak memory"]
     print(tabulate([list(record.values()) for record in records], headers, floatfmt=".2f"))
+    passes = measure_passes(args.rois, args.repeats)
+    print(
+        tabulate([list(record.values()) for record in passes], ["a pass over as many", "ms", "ratio"], floatfmt=".2f")
+    )
     if args.json:
         content = {"rois": args.rois, "threads": args.threads, "torch": torch.__version__, "results": records}
+        content["passes"] = passes
         Path(args.json).write_text(json.dumps(content, indent=2) + "\n")
 
 

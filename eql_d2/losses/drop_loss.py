@@ -68,17 +68,18 @@ class DropLoss(ActivatedLoss):
     def choose_negatives(self, gt_classes: Tensor) -> Tensor:
         """Draw which negatives are kept: (R,) classes to (R, K) bool, without meaning at the RoI's own class."""
         draw, rows = self._drawing(gt_classes)
-        return draw(gt_classes, rows)
+        return draw(gt_classes, rows).bool()
 
     def _drawing(self, gt_classes: Tensor) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
         """What draws for a block, from its classes and the indices of its rows; and the indices of all rows."""
         choice = RandomChoice(gt_classes.device)
-        of_tail = self._tail_probability(gt_classes)
-        never = ~self.is_tail
+        of_background = self.keep_probability(gt_classes)
+        of_foreground = (~self.is_tail).float()
 
         def draw(gt_classes: Tensor, rows: Tensor) -> Tensor:
-            kept = choice.draw(rows, self.num_classes, of_tail)
-            return kept.logical_and_((gt_classes == self.num_classes)[:, None]).logical_or_(never)
+            kept = choice.draw(rows, self.num_classes, of_background)
+            kept[gt_classes < self.num_classes] = of_foreground
+            return kept
 
         return draw, torch.arange(len(gt_classes))
 

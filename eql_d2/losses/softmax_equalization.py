@@ -78,8 +78,8 @@ class SoftmaxEqualizationLoss(ClassificationLoss):
         """Of a block: a softmax whose dropped terms are 0."""
         if choice is None:
             return softmax_costs(grad, logits, gt_classes)
-        dropped = choice.draw(rows, self.num_classes, torch.tensor(self.gamma)).logical_and_(self.is_tail)
-        return softmax_costs(grad, logits, gt_classes, dropped.scatter_(1, gt_classes[:, None], False))
+        dropped = choice.draw(rows, self.num_classes, self.gamma * self.is_tail)
+        return softmax_costs(grad, logits, gt_classes, dropped.scatter_(1, gt_classes[:, None], 0.0))
 
     def scores(self, logits: Tensor) -> Tensor:
         """Softmax of (R, K) logits: (R, K) scores, without a column for background."""

@@ -18,8 +18,17 @@ def test_frequency(probability):
     spread = (probability * (1 - probability) / values.numel()) ** 0.5
     assert abs(values.double().mean() - probability) <= 4 * spread + 2**-17
     if 0.1 < probability < 0.95:  # neighbours, which share a step of the generator, do not agree more often
-        both = (values[:, 1:] & values[:, :-1]).double().mean()
+        both = (values[:, 1:] * values[:, :-1]).double().mean()
         assert both == pytest.approx(probability**2, abs=0.003)
+
+
+def test_each_column_may_have_its_own_probability():
+    torch.manual_seed(3)
+    choice = RandomChoice(torch.device("cpu"))
+    values = choice.draw(torch.arange(4000), 4, torch.tensor([0.0, 0.3, 0.8, 1.0]))
+    assert values.unique().tolist() == [0, 1]
+    assert values.mean(dim=0).tolist() == pytest.approx([0, 0.3, 0.8, 1], abs=0.03)
+    assert values[:, 0].max() == 0 and values[:, 3].min() == 1
 
 
 def test_neither_the_blocks_nor_a_repetition_change_a_draw():

@@ -103,7 +103,9 @@ def test_seql_s_gradient_with_a_fixed_mask(monkeypatch):
     logits, labels = make_batch()
     logits.requires_grad_()
     beta = torch.rand(12, K, generator=torch.Generator().manual_seed(7)) < 0.5
-    monkeypatch.setattr(RandomChoice, "draw", lambda choice, rows, columns, probability: beta[rows])
+    monkeypatch.setattr(
+        RandomChoice, "draw", lambda choice, rows, columns, probability: (beta[rows] * (probability > 0)).float()
+    )
     frequencies, lambda_ = [0.3, 0.001, 0.2, 0.0005, 0.002], 0.0015
     loss = SoftmaxEqualizationLoss(K, frequencies, lambda_, gamma=0.5)
     loss(logits, labels)["loss_cls"].backward()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from detectron2.data.detection_utils import SizeMismatchError
-from PIL import UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from eql_d2.data.pictures import read_picture
 from eql_d2.errors import UserError
@@ -67,6 +67,12 @@ def _reason(dataset_dict: DatasetDict, error: Exception) -> str | None:
         )
     if isinstance(error, UnidentifiedImageError):
         return "cannot be read (it is no picture); fetch it again."
+    if isinstance(error, Image.DecompressionBombError):
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        return (
+            f"has over {limit} pixels, and such a file may be made to fill the memory; scale it down or cut it into "
+            "tiles, or raise PIL.Image.MAX_IMAGE_PIXELS in a module of ENGINE.IMPORT."
+        )
     if isinstance(error, OSError) or _reading_fails(dataset_dict["file_name"]):
         return f"cannot be read ({' '.join(str(error).split())}); fetch it again."
     return None
