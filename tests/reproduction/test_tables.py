@@ -1,11 +1,13 @@
 """The tables: their numbers are the papers', their configs what the papers say, and mistakes in them are named."""
 
+import inspect
 import json
 import re
 
 import pytest
 
 from eql_d2.errors import UserError
+from eql_d2.losses.registry import method_of_predictor
 from eql_d2.reproduction.planned_runs import plan, recipe_of_row
 from eql_d2.reproduction.tables import find_rows, find_table, read_table, table_names
 from tests.conftest import ROOT
@@ -190,6 +192,9 @@ def test_every_row_builds_a_config_or_says_why_not(scale):
         for run in runs:
             assert run.name not in names
             names.add(run.name)
+            if run.recipe.cfg.MODEL.LONG_TAIL.IMAGE_LEVEL_LABELS:  # else the run ends when its model is built
+                loss_class = method_of_predictor(run.recipe.cfg.MODEL.ROI_BOX_HEAD.PREDICTOR).loss_class
+                assert "verified_classes" in inspect.signature(loss_class.compute).parameters, run.name
         for sentence in left_out:
             assert re.search("cannot be trained: .+|no counterpart|classification/.* no longer exists", sentence), (
                 sentence
