@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 HOST_PYTHON := $(or $(shell command -v python3 2>/dev/null),$(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all mutants gpu-check docs lint lock clean
+.PHONY: help setup demo test test-all test-faults mutants gpu-check docs lint lock clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -37,7 +37,7 @@ mutants: setup  ## change the code in 300 small ways, and name those that no tes
 	@$(BIN)/python -m tests.mutation $(ARGS)
 
 test-faults: setup  ## kill trainings at random moments, break their files, compare what is resumed (long)
-	@$(BIN)/python benchmarks/faults.py --kills 100 --seed 0
+	@$(BIN)/python -m tests.faults --kills 100 --seed 0
 
 docs:  ## make the site of the docs, output/site/index.html; needs a network the first time
 	@$(HOST_PYTHON) tools/set_up.py --docs

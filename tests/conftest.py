@@ -57,12 +57,16 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
+def make_tiny_set(folder: Path) -> Path:
+    """An EmojiLVIS set of six classes below a folder; returns its own."""
+    spec = EmojiLVISSpec(num_classes=6, num_train_images=300, num_val_images=12, image_size=64, name="tiny")
+    return generate_emoji_lvis(spec, folder, workers=1, progress=False)
+
+
 @pytest.fixture(scope="session")
 def tiny_set(tmp_path_factory) -> Path:
-    """Folder of an EmojiLVIS set of six classes."""
-    spec = EmojiLVISSpec(num_classes=6, num_train_images=300, num_val_images=12, image_size=64, name="tiny")
-    folder = generate_emoji_lvis(spec, tmp_path_factory.mktemp("emoji_lvis"), workers=1, progress=False)
-    return folder
+    """The tiny set."""
+    return make_tiny_set(tmp_path_factory.mktemp("emoji_lvis"))
 
 
 def make_tiny_cfg(tiny_set: Path, output: Path):

@@ -15,7 +15,8 @@ from eql_d2.classification.image_files import READERS, read_image_list
 from eql_d2.classification.image_set import ImageSet
 from eql_d2.classification.imbalance import long_tailed_indices
 from eql_d2.classification.small_sets import GLYPH_CLASSES, draw_glyphs, glyph_labels, read_digits
-from eql_d2.data.registration import custom_entries, datasets_root
+from eql_d2.data.custom_entries import custom_entries
+from eql_d2.data.registration import datasets_root
 from eql_d2.errors import UserError
 
 EVALUATOR_TYPE = "classification"

@@ -12,6 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from eql_d2.data.annotations.lvis_format import LVISDataset, load_lvis_format
 from eql_d2.data.category_counts import dataset_counts
+from eql_d2.data.custom_entries import check_entry, custom_entries
 from eql_d2.data.emoji_lvis import PRESETS, generate_emoji_lvis
 from eql_d2.data.image_ids import ensure_part, part_file
 from eql_d2.data.open_images import (
@@ -23,18 +24,13 @@ from eql_d2.data.open_images import (
     ensure_converted,
     source_of_entry,
 )
-from eql_d2.data.open_images.source import FILE_KEYS
 from eql_d2.data.registered_records import describe_records
 from eql_d2.data.training.ignore_regions import WithIgnoreRegions, with_ignore_regions
 from eql_d2.errors import UserError
 from eql_d2.long_tail import LVIS_COUNT_FILES, LVIS_DATASETS
-from eql_d2.plain_files import read_yaml
 
 # By which rules a dataset of this project is evaluated: LVISEvaluator or OpenImagesEvaluator.
 EVALUATORS = ("lvis", "openimages")
-
-# Keys of an entry of DATASETS.CUSTOM_FILE that are paths, relative to the file.
-PATH_KEYS = ("annotations", "images", "image_ids", "ignore_regions", *FILE_KEYS)
 
 
 def datasets_root() -> Path:
@@ -262,62 +258,11 @@ def register_custom_datasets(cfg: CfgNode) -> None:
         _register_entry(entry, source, cfg.DATASETS.IMAGES_OUTSIDE)
 
 
-def custom_entries(cfg: CfgNode) -> list[tuple[Any, str]]:
-    """The datasets that a config describes, each with the key (and file) that has it; not checked yet.
-
-    Raises:
-        UserError: ``DATASETS.CUSTOM_FILE`` cannot be read.
-    """
-    entries = [(entry, "DATASETS.CUSTOM") for entry in cfg.DATASETS.CUSTOM]
-    if cfg.DATASETS.CUSTOM_FILE:
-        path = Path(cfg.DATASETS.CUSTOM_FILE)
-        entries += [(entry, f"DATASETS.CUSTOM_FILE {path}") for entry in _entries_of_file(path)]
-    return entries
-
-
-def _entries_of_file(path: Path) -> list[dict[str, Any]]:
-    """The entries of a YAML file, their paths made relative to the current folder instead of the file's."""
-    try:
-        entries = read_yaml(path.read_text(encoding="utf-8"), f"DATASETS.CUSTOM_FILE {path}")
-    except OSError as error:
-        raise UserError(f"DATASETS.CUSTOM_FILE {path} cannot be read ({error.strerror}).") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"DATASETS.CUSTOM_FILE {path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(entries, list):
-        raise UserError(
-            f"DATASETS.CUSTOM_FILE {path} must hold a list of datasets, each with name, annotations, images."
-        )
-    return [
-        {
-            key: str(path.parent / value) if key in PATH_KEYS and isinstance(value, str) else value
-            for key, value in entry.items()
-        }
-        if isinstance(entry, dict)
-        else entry
-        for entry in entries
-    ]
-
-
 def _register_entry(entry: Any, source: str, images_outside: bool) -> None:
-    for key in ("name", *PATH_KEYS) if isinstance(entry, dict) else ():
-        if key in entry and not isinstance(entry[key], (str, os.PathLike)):
-            raise UserError(f"{source} has an entry whose {key} is {entry[key]!r}, no text; write it in quotes.")
-    if isinstance(entry, dict) and entry.get("format") == "openimages":
-        files = source_of_entry(entry, source)
-        register_open_images(entry["name"], files, entry.get("categories"))
+    check_entry(entry, source)
+    if entry.get("format") == "openimages":
+        register_open_images(entry["name"], source_of_entry(entry, source), entry.get("categories"))
         return
-    required, optional = {"name", "annotations", "images"}, {"format", "categories", "ignore_regions", "image_ids"}
-    if not isinstance(entry, dict) or not required <= set(entry) <= required | optional:
-        raise UserError(
-            f"{source} has the entry {entry}; it needs the keys {', '.join(sorted(required))}, and may have "
-            f"{', '.join(sorted(optional))}."
-        )
-    annotation_format = entry.get("format", "lvis")
-    if annotation_format not in ("lvis", "coco"):
-        raise UserError(
-            f"{source}: dataset {entry['name']!r} has the format {annotation_format!r}; it must be lvis, coco or "
-            "openimages."
-        )
     image_ids = entry.get("image_ids")
     register_lvis_format(
         entry["name"],
@@ -325,7 +270,7 @@ def _register_entry(entry: Any, source: str, images_outside: bool) -> None:
         entry["images"],
         prepare=partial(ensure_part, entry["annotations"], image_ids) if image_ids else None,
         categories=entry.get("categories"),
-        federated=annotation_format == "lvis",
+        federated=entry.get("format", "lvis") == "lvis",
         ignore_regions=entry.get("ignore_regions"),
         images_outside=images_outside,
         described_in=source,

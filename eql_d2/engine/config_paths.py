@@ -7,7 +7,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from eql_d2.data.registration import PATH_KEYS
+from eql_d2.data.custom_entries import PATH_KEYS
 
 # Keys that name a file to be read. OUTPUT_DIR is one to be written: it is relative to the current folder.
 FILE_KEYS = ("DATASETS.CUSTOM_FILE", "MODEL.LONG_TAIL.CATEGORY_COUNTS", "MODEL.WEIGHTS")

@@ -100,7 +100,7 @@ def test_losses_are_finite_positive_and_fall_along_the_gradient(name, seed, scal
         assert sum(compute(loss, logits - step * logits.grad, gt_classes).values()) <= value + 1e-9
 
 
-DRAWS = ("bags", "seql", "federated", "drop_loss")  # random numbers for each RoI or class
+DRAWS = ("acsl", "bags", "seql", "federated", "drop_loss")  # random numbers for each RoI or class
 
 
 @settings(max_examples=15)

@@ -1,7 +1,7 @@
 """Kills trainings at random moments and breaks their files; what is resumed must equal what was left alone, to the bit.
 
-    python benchmarks/faults.py --kills 100 --seed 0        # or make test-faults
-    python benchmarks/faults.py --seed 0 --run 7            # the same faults as in run 7 of that, and no others
+    python -m tests.faults --kills 100 --seed 0        # or make test-faults
+    python -m tests.faults --seed 0 --run 7            # the same faults as in run 7 of that, and no others
 
 Both stateful methods (EQLv2, Seesaw Loss), one process and two on the CPU. Kills come in training, while a checkpoint
 is written and in evaluation, by SIGKILL and by SIGTERM, of one process of two or of all; between two attempts the last
@@ -27,17 +27,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-import eql_d2.modeling  # noqa: F401  (registers the ROI heads)
-from eql_d2.data.emoji_lvis import EmojiLVISSpec, generate_emoji_lvis
-from eql_d2.data.registration import register_custom_datasets, set_class_metadata
-from eql_d2.engine import LongTailTrainer, load_config
+from eql_d2.engine import LongTailTrainer
 from eql_d2.engine.checksum import damage_of
 from eql_d2.engine.launch import ProcessPlace, _run_in_process_group
 from eql_d2.engine.resuming import decide_resume
 from eql_d2.engine.stopping import STOPPED_STATUS, RunStopped, stop_request
 from eql_d2.errors import UserError
+from tests.conftest import make_tiny_cfg, make_tiny_set
 
-ROOT = Path(__file__).resolve().parents[1]
 PHASES = ("training", "checkpoint", "evaluation")
 METHODS = ("EQLv2Predictor", "SeesawPredictor")
 BROKEN = 3  # exit status: the last checkpoint is broken
@@ -49,17 +46,10 @@ phase = multiprocessing.get_context("fork").RawValue("i", -1)
 
 def config(folder: Path, method: str, output: Path) -> Any:
     """The tiny training."""
-    cfg = load_config(str(ROOT / "tests" / "tiny.yaml"), ["OUTPUT_DIR", str(output), "SEED", "1"])
-    cfg.MODEL.ROI_BOX_HEAD.PREDICTOR = method
+    cfg = make_tiny_cfg(folder, output)
+    cfg.SEED, cfg.MODEL.ROI_BOX_HEAD.PREDICTOR = 1, method
     cfg.SOLVER.MAX_ITER, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD = 24, 4, 12
     cfg.ENGINE.WATCH_PERIOD = 5
-    cfg.DATASETS.CUSTOM = [
-        {"name": f"tiny_{split}", "annotations": str(folder / f"{split}.json"), "images": str(folder)}
-        for split in ("train", "val")
-    ]
-    register_custom_datasets(cfg)
-    for name in ("tiny_train", "tiny_val"):
-        set_class_metadata(name)
     return cfg
 
 
@@ -253,8 +243,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary, tqdm(total=arguments.kills, unit="kill") as progress:
         root = Path(temporary)
         os.environ["EQL_D2_CACHE"] = str(root / "cache")
-        spec = EmojiLVISSpec(num_classes=6, num_train_images=300, num_val_images=12, image_size=64, name="tiny")
-        data = generate_emoji_lvis(spec, root, workers=1, progress=False)
+        data = make_tiny_set(root)
         one = arguments.run
         for method, number in cells if one is None else [cells[one % len(cells)]]:
             straight = root / f"{method}_{number}"
