@@ -23,7 +23,7 @@ from eql_d2.losses import (
     SoftmaxCrossEntropy,
     SoftmaxEqualizationLoss,
 )
-from eql_d2.reproduction.planned_runs import recipe_of_row
+from eql_d2.reproduction.recipes import recipe_of_row
 from eql_d2.reproduction.tables import find_rows
 from tests.conftest import ROOT
 from tests.docs_pages import tables

@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 import pytest
 import yaml
 
-from eql_d2.reproduction.planned_runs import recipe_of_row
+from eql_d2.reproduction.recipes import recipe_of_row
 from eql_d2.reproduction.tables import find_table
 from tests.config_files import LEAVES, TRAIN_IMAGES, config_of
 from tests.conftest import ROOT

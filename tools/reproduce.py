@@ -35,16 +35,8 @@ from eql_d2.errors import UserError
 from eql_d2.reproduction.collect import collect, copy_entries, records, text_table
 from eql_d2.reproduction.jobs import Cluster, write_jobs
 from eql_d2.reproduction.local import carry_out, dry_run, shown, weights_of
-from eql_d2.reproduction.planned_runs import (
-    DEFAULT_OUTPUT,
-    FINAL_WEIGHTS,
-    SCALES,
-    command_of,
-    finished_runs,
-    plan,
-    split_changes,
-    state_of,
-)
+from eql_d2.reproduction.planned_runs import DEFAULT_OUTPUT, SCALES, command_of, finished_runs, plan, state_of
+from eql_d2.reproduction.recipes import FINAL_WEIGHTS, split_changes
 from eql_d2.reproduction.tables import find_rows, find_table, table_names
 
 

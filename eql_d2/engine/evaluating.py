@@ -1,4 +1,4 @@
-"""The trainer's evaluation: test sets by their own rules, masks as they leave the head, augmentation."""
+"""The trainer's evaluation: its weights, test sets by their own rules, masks as they leave the head, augmentation."""
 
 import logging
 from collections import OrderedDict
@@ -14,6 +14,11 @@ from torch import nn
 from eql_d2.data.category_counts import category_counts, official_counts_file, with_thresholds
 from eql_d2.data.checks.before_start import without_masks
 from eql_d2.data.training.loader import build_test_loader
+from eql_d2.engine.checkpoint import AtomicCheckpointer, describe_misfits
+from eql_d2.engine.class_transfer import reordered_classes
+from eql_d2.engine.compatibility import loss_state_names
+from eql_d2.engine.resuming import check_run_folder
+from eql_d2.engine.weight_average import AverageWeights
 from eql_d2.errors import UserError
 from eql_d2.evaluation import LVISEvaluator, OpenImagesEvaluator
 from eql_d2.evaluation.detection_evaluator import DetectionEvaluator
@@ -26,6 +31,37 @@ logger = logging.getLogger(__name__)
 
 class EvaluatingTrainer(DefaultTrainer):
     """Detectron2's trainer with this project's test loader and evaluators."""
+
+    _average: AverageWeights  # where SOLVER.EMA.ENABLED
+
+    @classmethod
+    def build_trained_model(cls, cfg: CfgNode, resume: str | bool = False) -> nn.Module:
+        """The model with the weights of ``MODEL.WEIGHTS``, for evaluation.
+
+        Args:
+            cfg: full config.
+            resume: take the last checkpoint of ``OUTPUT_DIR`` instead, or its newest whole one for "last-good".
+
+        Raises:
+            UserError: the weights are missing, broken, or of another model.
+        """
+        model = cls.build_model(cfg)
+        if resume:
+            check_run_folder(cfg.OUTPUT_DIR, resume)
+        checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR)
+        weights = checkpointer.get_checkpoint_file() if resume else cfg.MODEL.WEIGHTS
+        if weights:
+            checkpointer.class_transfer = reordered_classes(weights, cfg)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        # Statistics of a loss are put in no other order, and no score needs them.
+        unneeded = loss_state_names(model) if checkpointer.class_transfer else set()
+        misfits = {name: why for name, why in checkpointer.misfits.items() if name not in unneeded}
+        if misfits:
+            raise UserError(
+                f"Weights {cfg.MODEL.WEIGHTS} do not fit the model: {describe_misfits(misfits)}; evaluate with the "
+                "config of their training."
+            )
+        return model
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
@@ -104,6 +140,27 @@ class EvaluatingTrainer(DefaultTrainer):
         augmented = LongTailRCNNWithTTA(cfg, model, roi_masks=_take_roi_masks(evaluators))
         results = cls.test(cfg, augmented, evaluators)
         return OrderedDict((f"{key}_TTA", value) for key, value in results.items())
+
+    def test_average(self) -> OrderedDict[str, Any]:
+        """Evaluate the average of ``SOLVER.EMA``; results go to ``OUTPUT_DIR/inference_EMA/DATASET``.
+
+        Returns:
+            On the first process the metrics as of ``test``, with keys that end in ``_EMA``; elsewhere an empty dict.
+        """
+        evaluators = [
+            self.build_evaluator(self.cfg, name, f"{self.cfg.OUTPUT_DIR}/inference_EMA/{name}")
+            for name in self.cfg.DATASETS.TEST
+        ]
+        results = self.test(self.cfg, self._average.model, evaluators)
+        return OrderedDict((f"{key}_EMA", value) for key, value in results.items())
+
+    def _evaluate(self) -> OrderedDict[str, Any]:
+        self._last_eval_results = self.test(self.cfg, self.model)
+        return self._last_eval_results
+
+    def _evaluate_all(self) -> OrderedDict[str, Any]:
+        average = self.test_average() if self.cfg.SOLVER.EMA.ENABLED else {}
+        return OrderedDict({**self._evaluate(), **average})
 
 
 def _take_roi_masks(evaluators: Sequence[DatasetEvaluator] | DatasetEvaluator) -> bool:

@@ -8,11 +8,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import (
-    HookBase,
-    TrainerBase,
-    create_ddp_model,
-)
+from detectron2.engine import HookBase, TrainerBase, create_ddp_model
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter
@@ -22,18 +18,10 @@ from eql_d2.data.category_counts import category_counts
 from eql_d2.data.training.loader import TrainLoader, build_train_loader
 from eql_d2.data.training.seeding import derived_seed
 from eql_d2.engine.batch_norm import AverageBatchNorm
-from eql_d2.engine.checkpoint import AtomicCheckpointer, describe_misfits
-from eql_d2.engine.class_transfer import class_transfer_of, reordered_classes
+from eql_d2.engine.checkpoint import AtomicCheckpointer
 from eql_d2.engine.class_watch import WatchClasses
-from eql_d2.engine.compatibility import (
-    check_optimizer,
-    check_resumable,
-    class_difference,
-    class_names,
-    dataset_with_names,
-    loss_state_names,
-)
-from eql_d2.engine.description import describe_run, read_description
+from eql_d2.engine.compatibility import check_optimizer
+from eql_d2.engine.description import describe_run
 from eql_d2.engine.evaluating import EvaluatingTrainer
 from eql_d2.engine.kept_checkpoints import KeepBest, limit_kept
 from eql_d2.engine.ledger.writing import RunClock, WriteLedger
@@ -46,14 +34,11 @@ from eql_d2.engine.metrics_file import (
     WriteMetrics,
 )
 from eql_d2.engine.optimizer import OPTIMIZERS, build_adamw, layer_factors, scale_learning_rates
-from eql_d2.engine.partial_training import (
-    FreezeBatchNorm,
-    check_frozen_are_loaded,
-    freeze_all_but,
-)
+from eql_d2.engine.partial_training import FreezeBatchNorm, freeze_all_but
 from eql_d2.engine.precision import build_step
-from eql_d2.engine.resuming import FinishRun, check_run_folder, checkpoint_to_resume
+from eql_d2.engine.resuming import FinishRun
 from eql_d2.engine.scaling import scale_to_processes
+from eql_d2.engine.starting import load_run
 from eql_d2.engine.stopping import RunStopped, StopWhenAsked
 from eql_d2.engine.trackers import build_trackers
 from eql_d2.engine.unreadable_count import CountUnreadableImages
@@ -61,13 +46,6 @@ from eql_d2.engine.weight_average import AverageWeights
 from eql_d2.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-# Options of the optimizer, which is part of checkpoints.
-KEPT_BY_RESUME = {
-    "initial_lr": "SOLVER.BASE_LR",
-    "momentum": "SOLVER.MOMENTUM",
-    "weight_decay": "SOLVER.WEIGHT_DECAY",
-}
 
 
 class LongTailTrainer(EvaluatingTrainer):
@@ -150,35 +128,6 @@ class LongTailTrainer(EvaluatingTrainer):
         """The loader of this process's training batches."""
         return build_train_loader(cfg, seed)
 
-    @classmethod
-    def build_trained_model(cls, cfg: CfgNode, resume: str | bool = False) -> nn.Module:
-        """The model with the weights of ``MODEL.WEIGHTS``, for evaluation.
-
-        Args:
-            cfg: full config.
-            resume: take the last checkpoint of ``OUTPUT_DIR`` instead, or its newest whole one for "last-good".
-
-        Raises:
-            UserError: the weights are missing, broken, or of another model.
-        """
-        model = cls.build_model(cfg)
-        if resume:
-            check_run_folder(cfg.OUTPUT_DIR, resume)
-        checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR)
-        weights = checkpointer.get_checkpoint_file() if resume else cfg.MODEL.WEIGHTS
-        if weights:
-            checkpointer.class_transfer = reordered_classes(weights, cfg)
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-        # Statistics of a loss are put in no other order, and no score needs them.
-        unneeded = loss_state_names(model) if checkpointer.class_transfer else set()
-        misfits = {name: why for name, why in checkpointer.misfits.items() if name not in unneeded}
-        if misfits:
-            raise UserError(
-                f"Weights {cfg.MODEL.WEIGHTS} do not fit the model: {describe_misfits(misfits)}; evaluate with the "
-                "config of their training."
-            )
-        return model
-
     def build_hooks(self) -> list[HookBase | None]:
         """Detectron2's hooks, after this project's."""
         hooks: list[HookBase | None] = [KeepScalars(), SeedEachStep()]
@@ -221,14 +170,6 @@ class LongTailTrainer(EvaluatingTrainer):
         hooks.insert(place, AverageBatchNorm(self.cfg))
         self._add_hooks_of_checkpoints(hooks)
         return hooks
-
-    def _evaluate(self) -> OrderedDict[str, Any]:
-        self._last_eval_results = self.test(self.cfg, self.model)
-        return self._last_eval_results
-
-    def _evaluate_all(self) -> OrderedDict[str, Any]:
-        average = self.test_average() if self.cfg.SOLVER.EMA.ENABLED else {}
-        return OrderedDict({**self._evaluate(), **average})
 
     @property
     def _metrics_file(self) -> Path:
@@ -276,19 +217,6 @@ class LongTailTrainer(EvaluatingTrainer):
             if isinstance(hook, PeriodicCheckpointer):
                 limit_kept(hook, self.cfg.OUTPUT_DIR, solver.MAX_CHECKPOINTS)
 
-    def test_average(self) -> OrderedDict[str, Any]:
-        """Evaluate the average of ``SOLVER.EMA``; results go to ``OUTPUT_DIR/inference_EMA/DATASET``.
-
-        Returns:
-            On the first process the metrics as of ``test``, with keys that end in ``_EMA``; elsewhere an empty dict.
-        """
-        evaluators = [
-            self.build_evaluator(self.cfg, name, f"{self.cfg.OUTPUT_DIR}/inference_EMA/{name}")
-            for name in self.cfg.DATASETS.TEST
-        ]
-        results = self.test(self.cfg, self._average.model, evaluators)
-        return OrderedDict((f"{key}_EMA", value) for key, value in results.items())
-
     def run_step(self) -> None:
         """One training step.
 
@@ -309,64 +237,8 @@ class LongTailTrainer(EvaluatingTrainer):
             ) from None
 
     def resume_or_load(self, resume: str | bool = True) -> None:
-        """Continue from the last checkpoint, or start from ``MODEL.WEIGHTS``.
-
-        Args:
-            resume: continue; "last-good" from the newest whole checkpoint.
-
-        Raises:
-            UserError: there is nothing to resume, it is of another model, or there is a run that a new one would
-                overwrite.
-        """
-        check_run_folder(self.cfg.OUTPUT_DIR, resume)
-        self.checkpointer.exclude = () if resume else self.cfg.MODEL.WEIGHTS_EXCLUDE
-        if resume:
-            path = str(checkpoint_to_resume(self.cfg.OUTPUT_DIR, resume))
-            check_resumable(path, read_description(path), self.cfg)
-        else:
-            self._prepare_classes()
-        configured = dict(self.optimizer.param_groups[0])
-        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
-        if resume:
-            self.start_iter = self.iter + 1  # that of the checkpoint is done
-        trained = {name for name, _ in self.checkpointer.model.named_parameters()}
-        lost = {name: why for name, why in self.checkpointer.misfits.items() if resume and name in trained}
-        if lost:
-            raise UserError(
-                f"--resume: the last checkpoint of {self.cfg.OUTPUT_DIR} is of another model "
-                f"({describe_misfits(lost)}); set the model's keys as they were, or start anew in another OUTPUT_DIR."
-            )
-        for name, key in KEPT_BY_RESUME.items():
-            if name not in configured:  # AdamW has no momentum
-                continue
-            wanted, kept = configured[name], self.optimizer.param_groups[0][name]
-            if wanted != kept:
-                logger.warning(
-                    "%s is %g, but a resumed run keeps that of its checkpoint, %g; start anew to change it.",
-                    key,
-                    wanted,
-                    kept,
-                )
-        if self.cfg.SOLVER.TRAINABLE and not resume:
-            check_frozen_are_loaded(self.checkpointer.model, self.checkpointer, self.cfg.MODEL.WEIGHTS)
-        self.data_loader.start_iteration = self.start_iter
-
-    def _prepare_classes(self) -> None:
-        """Say what becomes of the classes of ``MODEL.WEIGHTS``, if they are others."""
-        weights, dataset = self.cfg.MODEL.WEIGHTS, dataset_with_names(self.cfg)
-        if not (weights and dataset):
-            return
-        description = read_description(weights)
-        if self.cfg.MODEL.WEIGHTS_MATCH_CLASSES:
-            self.checkpointer.class_transfer = class_transfer_of(weights, description, dataset[1])
-            return
-        difference = class_difference(description, self.cfg)
-        if difference and len(class_names(description) or ()) == len(dataset[1]):
-            logger.warning(
-                "MODEL.WEIGHTS %s has %s; the weights of its classes are taken by their places. With "
-                "MODEL.WEIGHTS_MATCH_CLASSES True they are taken by names.",
-                *(weights, difference),
-            )
+        """Continue from the last checkpoint, or start from ``MODEL.WEIGHTS``; see :func:`load_run`."""
+        load_run(self, resume)
 
     def state_dict(self) -> dict[str, Any]:
         """State of hooks, optimizer and gradient scaler, in the form of Detectron2's main branch (v0.6 forgets

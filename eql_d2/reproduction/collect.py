@@ -11,7 +11,7 @@ from tabulate import tabulate
 from eql_d2.engine.ledger.reading import Ledger, mean_and_error, read_entry
 from eql_d2.engine.ledger.writing import write_entry
 from eql_d2.errors import UserError
-from eql_d2.reproduction.planned_runs import Recipe, recipe_of_row
+from eql_d2.reproduction.recipes import Recipe, recipe_of_row
 from eql_d2.reproduction.tables import Row, Table
 
 SHOWN_METRICS = (

@@ -17,7 +17,8 @@ from eql_d2.child_processes import end_with_parent
 from eql_d2.engine.metrics_file import METRICS_FILE
 from eql_d2.engine.supervision import SECONDS_TO_FOLLOW
 from eql_d2.errors import UserError
-from eql_d2.reproduction.planned_runs import FINAL_WEIGHTS, PlannedRun, command_of, finished_runs, state_of
+from eql_d2.reproduction.planned_runs import PlannedRun, command_of, finished_runs, state_of
+from eql_d2.reproduction.recipes import FINAL_WEIGHTS
 
 CONSOLE_FILE = "console.log"
 SECONDS_BETWEEN_LINES = (15.0, 600.0)  # at first, and of a run that takes days

@@ -31,7 +31,7 @@ AREAS = {
     "cache": ("data/annotations/*.py",),
     "metrics": ("evaluation/metrics/*.py",),
     "checkpoint": ("engine/checkpoint.py",),
-    "trainer": ("engine/trainer.py", "engine/evaluating.py", "engine/class_watch.py"),
+    "trainer": ("engine/trainer.py", "engine/starting.py", "engine/evaluating.py", "engine/class_watch.py"),
     "launcher": ("engine/launch.py",),
     "collect": ("reproduction/collect.py",),
 }

@@ -10,7 +10,7 @@ from eql_d2.engine.ledger.identity import plain_config
 from eql_d2.engine.ledger.reading import mean_and_error, read_entry, read_ledger
 from eql_d2.errors import UserError
 from eql_d2.reproduction.collect import collect, records, text_table
-from eql_d2.reproduction.planned_runs import recipe_of_row
+from eql_d2.reproduction.recipes import recipe_of_row
 from eql_d2.reproduction.tables import find_table
 from tests.ledger_entries import made_up_entry
 

@@ -7,7 +7,8 @@ from eql_d2.errors import UserError
 from eql_d2.losses import METHODS
 from eql_d2.modeling.loss_config import key_of
 from eql_d2.reproduction.emoji import emoji_training
-from eql_d2.reproduction.planned_runs import plan, recipe_of_row
+from eql_d2.reproduction.planned_runs import plan
+from eql_d2.reproduction.recipes import recipe_of_row
 from eql_d2.reproduction.tables import Training, find_rows
 from tests.conftest import ROOT
 

@@ -11,14 +11,8 @@ from eql_d2.engine.ledger.identity import plain_config
 from eql_d2.engine.ledger.reading import read_entry
 from eql_d2.errors import UserError
 from eql_d2.reproduction.local import dry_run
-from eql_d2.reproduction.planned_runs import (
-    command_of,
-    finished_runs,
-    name_with_changes,
-    plan,
-    split_changes,
-    state_of,
-)
+from eql_d2.reproduction.planned_runs import command_of, finished_runs, plan, state_of
+from eql_d2.reproduction.recipes import name_with_changes, split_changes
 from eql_d2.reproduction.tables import find_rows, find_table
 from tests.conftest import ROOT
 from tests.ledger_entries import made_up_entry

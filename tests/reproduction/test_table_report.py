@@ -7,7 +7,7 @@ import pytest
 from eql_d2.engine import load_config
 from eql_d2.engine.ledger.writing import plain_config
 from eql_d2.errors import UserError
-from eql_d2.reproduction.planned_runs import recipe_of_row
+from eql_d2.reproduction.recipes import recipe_of_row
 from eql_d2.reproduction.table_report import tables_of
 from eql_d2.reproduction.tables import find_table
 from tests.analysis.test_dataset_report import PageReader

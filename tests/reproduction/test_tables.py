@@ -8,7 +8,8 @@ import pytest
 
 from eql_d2.errors import UserError
 from eql_d2.losses.registry import method_of_predictor
-from eql_d2.reproduction.planned_runs import plan, recipe_of_row
+from eql_d2.reproduction.planned_runs import plan
+from eql_d2.reproduction.recipes import recipe_of_row
 from eql_d2.reproduction.tables import find_rows, find_table, read_table, table_names
 from tests.conftest import ROOT
 

@@ -83,10 +83,11 @@ def run_lengths_complaint(
     if [*size] != [height, width]:
         hint = ": height comes first" if [*size] == [width, height] else ""
         return f"an RLE of another size than its image ({[*size]}, where the image has {[height, width]}{hint})"
-    is_list = isinstance(counts, list) and all(type(count) is int for count in counts)
-    if not is_list and not isinstance(counts, (str, bytes)):
+    if isinstance(counts, (str, bytes)):
+        return None if texts_later else counts_complaint(counts, height * width)
+    if not isinstance(counts, list) or any(type(count) is not int for count in counts):
         return "an RLE whose counts are neither a text nor a list of whole numbers"
-    return None if texts_later and not is_list else counts_complaint(counts, height * width)
+    return counts_complaint(counts, height * width)
 
 
 def counts_complaint(counts: str | bytes | list[int], num_pixels: int) -> str | None:
