@@ -12,6 +12,7 @@ NOT_TOOLS_OF_A_WHEEL = (
     "set_up.py",
     "install_detectron2.py",
     "detectron2_edits.py",
+    "python_and_uv.py",
     "__pycache__",
 )
 

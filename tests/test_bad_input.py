@@ -1,6 +1,5 @@
 """A user's mistakes: each ends as one sentence that names it, and a run as one line with a non-zero exit."""
 
-import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import orjson
 import pytest
 import torch
 
+from eql_d2.data.registration import register_custom_datasets, set_class_metadata
 from eql_d2.engine import LongTailTrainer, launch, load_config, setup
 from eql_d2.errors import UserError
 from tests.conftest import ROOT
@@ -254,30 +254,41 @@ def test_tool_with_a_misspelt_key():
     assert line == "error: Config key SOLVER.BASE_LRR does not exist; did you mean SOLVER.BASE_LR?\n"
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_tool_meets_a_damaged_image(own_set, options, processes):
-    """In the middle of training, in a loader process; with two processes the other one waits for gradients."""
+def test_tool_meets_a_damaged_image(own_set, options):
+    """In the middle of training, in a loader process; the other one of two processes waits for gradients."""
     for path in sorted((own_set / "train").iterdir())[::25]:
         path.write_bytes(b"not a picture")
     arguments = ["MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", "200", "DATALOADER.NUM_WORKERS", "1"]
     arguments += ["DATALOADER.MAX_UNREADABLE_IMAGES", "0"]
-    line = tool_refuses("--config-file", TINY, "--num-gpus", str(processes), *options, *arguments)
+    line = tool_refuses("--config-file", TINY, "--num-gpus", "2", *options, *arguments)
     assert f"error: Image {own_set}/train/" in line
     assert "cannot be read" in line
 
 
-def test_tool_meets_too_many_damaged_images(own_set, options, tmp_path):
-    """Each of two processes meets fewer than the limit; they learn of each other's, and both stop."""
+def refused_on_each(options, sentence):
+    """What each of two processes does: the run ends with the sentence in both."""
+    cfg = load_config(TINY, options)
+    register_custom_datasets(cfg)
+    for name in ("tiny_train", "tiny_val"):
+        set_class_metadata(name)
+    with pytest.raises(UserError, match=sentence):
+        trainer = LongTailTrainer(cfg)
+        trainer.resume_or_load(resume=False)
+        trainer.train()
+
+
+def test_two_processes_meet_too_many_damaged_images(own_set, options, two_processes):
+    """Each meets fewer than the limit; they learn of each other's, and both stop."""
     for path in sorted((own_set / "train").iterdir())[::3]:
         path.write_bytes(b"not a picture")
-    arguments = ["MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", "200", "DATALOADER.MAX_UNREADABLE_IMAGES", "10"]
-    line = tool_refuses("--config-file", TINY, "--num-gpus", "2", *options, *arguments)
-    assert re.match(r"error: 1\d training images cannot be read, and DATALOADER.MAX_UNREADABLE_IMAGES is 10; the", line)
+    arguments = ["SOLVER.MAX_ITER", "200", "DATALOADER.MAX_UNREADABLE_IMAGES", "10"]
+    sentence = r"^1\d training images cannot be read, and DATALOADER.MAX_UNREADABLE_IMAGES is 10; the"
+    two_processes(refused_on_each, [*options, *arguments], sentence)
 
 
-def test_tool_with_a_batch_that_cannot_be_shared(options):
-    line = tool_refuses("--config-file", TINY, "--num-gpus", "2", *options, "SOLVER.IMS_PER_BATCH", "3")
-    assert line == "error: SOLVER.IMS_PER_BATCH is 3; it must be a multiple of the 2 processes.\n"
+def test_two_processes_with_a_batch_that_cannot_be_shared(options, two_processes):
+    sentence = r"^SOLVER.IMS_PER_BATCH is 3; it must be a multiple of the 2 processes.$"
+    two_processes(refused_on_each, [*options, "SOLVER.IMS_PER_BATCH", "3"], sentence)
 
 
 def test_a_gpu_without_enough_memory(options, monkeypatch):

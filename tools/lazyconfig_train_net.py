@@ -16,7 +16,8 @@ import argparse
 from typing import Any
 
 from eql_d2.engine import default_argument_parser, run_tool
-from eql_d2.engine.lazy_trainer import LazyTrainer, evaluate_lazy, load_lazy_config, load_trained_lazily, setup_lazy
+from eql_d2.engine.lazy_config import load_lazy_config
+from eql_d2.engine.lazy_trainer import LazyTrainer, evaluate_lazy, load_trained_lazily, setup_lazy
 
 
 def main(args: argparse.Namespace) -> None:

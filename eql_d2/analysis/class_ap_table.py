@@ -4,9 +4,9 @@ import html
 import math
 from collections.abc import Sequence
 
+from eql_d2.analysis.classes_of_runs import of_classes
 from eql_d2.analysis.finished_runs import FinishedRun
 from eql_d2.analysis.report_tables import AnyCell, Cell, number_cell, sortable_table
-from eql_d2.analysis.run_figures import of_classes
 from eql_d2.errors import UserError
 
 

@@ -2,14 +2,15 @@
 
 import html
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from eql_d2.analysis.charts import Draw
 from eql_d2.analysis.class_values import MIN_IOU, positive_scores, weight_norms
+from eql_d2.analysis.classes_of_runs import have_same_classes, labels_of, of_classes, with_number_of_seeds
 from eql_d2.analysis.dataset_pictures import GROUP_NAMES, draw_long_tail
 from eql_d2.analysis.finished_runs import FinishedRun, Values
 from eql_d2.analysis.report_tables import say_once
@@ -106,7 +107,7 @@ def losses(runs: Sequence[FinishedRun], part: str) -> RunFigure:
             left_out.append(f"{run.name}: {error}")
     labels = labels_of(row for row, _ in found)
     series = [
-        Series(_of_seeds(labels[row], len(curves)), np.array(iterations), np.mean(curves, axis=0))
+        Series(with_number_of_seeds(labels[row], len(curves)), np.array(iterations), np.mean(curves, axis=0))
         for (row, iterations), curves in found.items()
     ]
     what = {"total_loss": "Total loss", "loss_cls": "Classification loss"}[part]
@@ -149,7 +150,7 @@ def long_tail(runs: Sequence[FinishedRun]) -> RunFigure:
         except UserError as error:
             left_out.append(f"{run.name}: {error}")
             continue
-        others = [other.name for other in runs if other is not run and not _same_classes(run, other)]
+        others = [other.name for other in runs if other is not run and not have_same_classes(run, other)]
         left_out += [f"{name}: its training data has other counts, or none are known." for name in others]
         caption = f"Training images of each class, the most frequent first, of {run.name}."
         return RunFigure("Long tail", caption, partial(draw_long_tail, ranked=ranked), [], left_out)
@@ -182,66 +183,6 @@ def group_means_table(figure: RunFigure) -> str:
     )
 
 
-class OfClasses(NamedTuple):
-    """Numbers of the classes of runs, those that differ by the seed together.
-
-    Attributes:
-        classes: records of the classes, the most frequent first.
-        values: (row, part) → (S, K) of the row's seeds, NaN where there is none; a part is e.g. a test set.
-        left_out: a sentence for each run that is not in it.
-    """
-
-    classes: list[dict[str, Any]]
-    values: dict[tuple[str, str], np.ndarray]
-    left_out: list[str]
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """What the rows are called, with the number of their seeds."""
-        names = labels_of(row for row, _ in self.values)
-        return {row: _of_seeds(names[row], len(table)) for (row, _), table in self.values.items()}
-
-    def mean(self, row: str, part: str = "") -> np.ndarray:
-        """(K,) mean over the seeds that know a class."""
-        return _mean_known(self.values[row, part])
-
-
-def of_classes(runs: Sequence[FinishedRun], read: Callable[[FinishedRun], dict[str, Values]]) -> OfClasses:
-    """Read a number of each class of runs; all must have the classes of the first that has any.
-
-    Args:
-        runs: the runs.
-        read: part → category id → number, of a run.
-
-    Raises:
-        UserError: no run has any.
-    """
-    found: dict[tuple[str, str], list[Values]] = {}
-    left_out: list[str] = []
-    first: FinishedRun | None = None
-    for run in runs:
-        try:
-            values = read(run)
-            if first is not None and not _same_classes(first, run):
-                raise UserError(f"it has other classes, or other counts of them, than {first.name}.")
-            classes = run.classes
-            first = first or run
-            for part, of_part in values.items():
-                found.setdefault((run.row, part), []).append(of_part)
-        except UserError as error:
-            left_out.append(f"{run.name}: {error}")
-    if first is None:
-        raise UserError(" ".join(say_once(left_out, [run.name for run in runs])))
-    classes = first.classes
-    if not found:
-        raise UserError(f"{first.name} has no test set.")
-    tables = {
-        key: np.array([[of.get(record["id"], math.nan) for record in classes] for of in of_seeds])
-        for key, of_seeds in found.items()
-    }
-    return OfClasses(classes, tables, left_out)
-
-
 def _of_classes(
     runs: Sequence[FinishedRun],
     read: Callable[[FinishedRun], dict[str, Values]],
@@ -262,34 +203,6 @@ def _of_classes(
         series.append(Series(label, x.astype(np.float64), values, table))
         means.append((label, [_mean(values, groups, letter) for letter in GROUP_NAMES]))
     return RunFigure(title, caption, partial(draw, series=series, groups=groups), means, found.left_out, digits)
-
-
-def labels_of(rows: Iterable[str]) -> dict[str, str]:
-    """Names without the folder, where all of several are in one."""
-    names = list(dict.fromkeys(rows))
-    in_one = len(names) > 1 and len({name.rpartition("/")[0] for name in names}) == 1
-    return {name: name.rpartition("/")[2] if in_one else name for name in names}
-
-
-def _of_seeds(label: str, number: int) -> str:
-    return f"{label}, {number} seeds" if number > 1 else label
-
-
-def _mean_known(table: np.ndarray) -> np.ndarray:
-    """The mean of each column of (seeds, classes), over those seeds where it is known."""
-    known = ~np.isnan(table)
-    with np.errstate(invalid="ignore"):
-        return np.where(known, table, 0).sum(axis=0) / known.sum(axis=0)
-
-
-def _same_classes(first: FinishedRun, second: FinishedRun) -> bool:
-    def facts(run: FinishedRun) -> list[tuple[int, str, int]]:
-        return [(record["id"], record["name"], record["image_count"]) for record in run.classes]
-
-    try:
-        return facts(first) == facts(second)
-    except UserError:
-        return False
 
 
 def _of_dataset(run: FinishedRun, dataset: str) -> str:

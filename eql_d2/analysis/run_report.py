@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from eql_d2.analysis.charts import page_figure
 from eql_d2.analysis.class_ap_table import class_ap_section
 from eql_d2.analysis.class_confusion import confusion_section
+from eql_d2.analysis.classes_of_runs import labels_of
 from eql_d2.analysis.config_differences import config_section
 from eql_d2.analysis.finished_runs import FinishedRun
 from eql_d2.analysis.gallery import gallery, legend
 from eql_d2.analysis.page import html_page
 from eql_d2.analysis.report_page_style import REPORT_SCRIPT, REPORT_STYLE
 from eql_d2.analysis.report_tables import folded, remarks, runs_table, say_once
-from eql_d2.analysis.run_figures import FIGURES, group_means_table, labels_of
+from eql_d2.analysis.run_figures import FIGURES, group_means_table
 from eql_d2.errors import UserError
 
 MOST_IN_FIGURES = 6  # rows; colours that can be told apart

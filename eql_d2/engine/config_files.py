@@ -14,6 +14,7 @@ from fvcore.common.config import BASE_KEY
 import eql_d2.config  # as a module: it imports engine/config.py, and thereby this package
 from eql_d2.engine.auto_values import auto_allowed
 from eql_d2.engine.config_paths import resolve_paths
+from eql_d2.engine.method_in_use import leaves
 from eql_d2.engine.own_modules import import_modules, imports_named, one_name_allowed
 from eql_d2.errors import UserError
 from eql_d2.package_files import shipped_config
@@ -31,6 +32,14 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
     Raises:
         UserError: the file or a module is missing, it is not YAML, or a key does not exist; the nearest is named.
     """
+    return load_config_and_names(config_file, overrides)[0]
+
+
+def load_config_and_names(config_file: str, overrides: list[str] | None = None) -> tuple[CfgNode, list[str]]:
+    """As :func:`load_config`, with the keys that the file itself and the overrides name.
+
+    What the file is based on serves several methods, and its keys are not among them.
+    """
     config_file = find_config(config_file)
     contents = check_config_files(config_file) if config_file else []
     import_modules(imports_named([content for _, content in contents], overrides or []))
@@ -42,7 +51,7 @@ def load_config(config_file: str, overrides: list[str] | None = None) -> CfgNode
                 resolve_paths(cfg, contents)
         with auto_allowed(cfg):
             cfg.merge_from_list(overrides or [])
-    return cfg
+    return cfg, [*(leaves(contents[0][1]) if contents else ()), *(overrides or [])[::2]]
 
 
 def find_config(config_file: str) -> str:

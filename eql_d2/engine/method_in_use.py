@@ -1,7 +1,6 @@
 """Which method a config uses, and which of the keys that a user has named it does not."""
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -10,7 +9,6 @@ from fvcore.common.config import BASE_KEY
 from eql_d2.data.category_counts import ONE_STAGE
 from eql_d2.losses.registry import METHODS, Method, method_of_predictor
 from eql_d2.modeling.predictors import predictor_class
-from eql_d2.plain_files import read_yaml
 
 _KEYS = {"ImageClassifier": "MODEL.CLASSIFIER.LOSS", **dict.fromkeys(ONE_STAGE, "MODEL.RETINANET.LOSS")}
 _KEY_OF_BOXES = "MODEL.ROI_BOX_HEAD.PREDICTOR"
@@ -66,21 +64,10 @@ def unused_keys(cfg: CfgNode, keys: Iterable[str]) -> list[str]:
 
     Args:
         cfg: full config.
-        keys: those that a user has named: see :func:`keys_named`.
+        keys: those that a user has named: see :func:`~eql_d2.engine.config_files.load_config_and_names`.
     """
     reasons = {key: why_unused(cfg, key) for key in dict.fromkeys(keys)}
     return [f"{key} is set, but not used by {reason}." for key, reason in reasons.items() if reason]
-
-
-def keys_named(config_file: str, overrides: list[str]) -> list[str]:
-    """The keys that a config file itself and overrides name; what it is based on serves several methods.
-
-    Args:
-        config_file: YAML that can be read; empty for none.
-        overrides: alternating keys and values.
-    """
-    content = read_yaml(Path(config_file).read_text(encoding="utf-8"), config_file) if config_file else {}
-    return [*leaves(content), *overrides[::2]]
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[str]:

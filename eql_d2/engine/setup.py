@@ -2,20 +2,13 @@
 
 import argparse
 import logging
-import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.engine import default_setup
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from eql_d2.data.category_counts import no_instances_error, num_classes_of_model
 from eql_d2.data.checks.before_start import check_dataset, check_masks_are_polygons, without_masks
@@ -23,21 +16,17 @@ from eql_d2.data.checks.split_findings import first_difference
 from eql_d2.data.registration import register_datasets, set_class_metadata
 from eql_d2.engine.auto_values import resolve_auto_values
 from eql_d2.engine.checkpoint import fetch_weights
-from eql_d2.engine.config_files import find_config, load_config
-from eql_d2.engine.method_in_use import keys_named, unused_keys
+from eql_d2.engine.config_files import find_config, load_config_and_names
+from eql_d2.engine.method_in_use import unused_keys
 from eql_d2.engine.precision import check_precision
-from eql_d2.engine.resuming import check_run_folder, decide_resume
-from eql_d2.engine.run_lock import hold_run_folder
+from eql_d2.engine.run_start import decide_start, kept_or_new_seed, start_run
 from eql_d2.engine.start_summary import start_summary
-from eql_d2.engine.supervision import is_lost_connection
-from eql_d2.engine.terminal import LOGGERS, log_for_terminal
 from eql_d2.engine.trackers import check_trackers
 from eql_d2.errors import UserError
 from eql_d2.evaluation.results_table import FOR_TERMINAL
 from eql_d2.known_warnings import silence_known_warnings
 from eql_d2.modeling.predictors import checked_predictor_class
 from eql_d2.modeling.test_time_augmentation import check_augmentation
-from eql_d2.plain_files import read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +36,7 @@ def setup(args: argparse.Namespace, task: "Task | None" = None) -> CfgNode:
 
     Args:
         args: arguments of Detectron2's ``default_argument_parser``, and ``ignore`` for ``DATASETS.IGNORE_DEFECTS``; its
-            ``resume`` becomes what the run is to do, see :func:`decide_start`.
+            ``resume`` becomes what the run is to do, see :func:`~eql_d2.engine.run_start.decide_start`.
         task: what the model does; None is detection.
 
     Returns:
@@ -58,11 +47,11 @@ def setup(args: argparse.Namespace, task: "Task | None" = None) -> CfgNode:
     """
     silence_known_warnings()
     own, args = args, argparse.Namespace(**{**vars(args), "config_file": find_config(args.config_file)})
-    cfg = load_config(args.config_file, args.opts)
+    cfg, named = load_config_and_names(args.config_file, args.opts)
     if getattr(args, "ignore", False):
         cfg.DATASETS.IGNORE_DEFECTS = True
     task = task or DETECTION
-    unused = unused_keys(cfg, keys_named(args.config_file, args.opts))
+    unused = unused_keys(cfg, named)
     task.check_model(cfg)
     task.register_datasets(cfg)
     resolved = resolve_auto_values(cfg)
@@ -79,46 +68,12 @@ def setup(args: argparse.Namespace, task: "Task | None" = None) -> CfgNode:
     if cfg.MODEL.DEVICE == "cpu" and cfg.ENGINE.CPU_THREADS:
         torch.set_num_threads(cfg.ENGINE.CPU_THREADS)
     cfg.freeze()
-    # What Detectron2 does makes PyTorch warn of a CUDA folder without a GPU, and, on its main branch, of tracing.
-    for name in ("torch.utils.cpp_extension", "torch.fx._symbolic_trace"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        take_run_folder(cfg.OUTPUT_DIR, args.eval_only)
-        with log_for_terminal(), quiet_logging_failures():
-            default_setup(cfg, args)
-            setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="eql_d2")
-    except OSError as error:
-        raise UserError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be written ({error.strerror}); set another.") from None
-    for name in LOGGERS:
-        for handler in logging.getLogger(name).handlers:
-            setattr(handler, "handleError", _LogFailure(handler).tell)  # noqa: B010
+    start_run(cfg, args, cfg.OUTPUT_DIR)
     summary = start_summary(cfg, comm.get_world_size(), args.eval_only, resolved)
     logger.info("The run:\n%s", summary, extra=FOR_TERMINAL)
     for sentence in unused:
         logger.warning(sentence)
-    hide_user_errors()
     return cfg
-
-
-def decide_start(output_dir: str, resume: str | bool, eval_only: bool) -> str:
-    """Whether a run is to go on, the same on all processes; before any of them changes anything.
-
-    Args:
-        output_dir: of the run.
-        resume: of the command line.
-        eval_only: nothing is trained.
-
-    Returns:
-        "last" or "last-good"; empty for a new run.
-
-    Raises:
-        UserError: there is nothing to resume, or there is a run that a new one would overwrite.
-    """
-    mode = "last" if resume is True else resume or ""
-    decided = comm.all_gather(decide_resume(output_dir, mode, os.environ))[0]
-    if not eval_only:
-        check_run_folder(output_dir, decided)
-    return decided
 
 
 def check_tracking(cfg: CfgNode, eval_only: bool) -> None:
@@ -129,45 +84,6 @@ def check_tracking(cfg: CfgNode, eval_only: bool) -> None:
     """
     if comm.is_main_process() and not eval_only:
         check_trackers(cfg)
-
-
-def take_run_folder(output_dir: str, eval_only: bool) -> None:
-    """Keep the folder of a run for its first process, unless nothing is trained.
-
-    Raises:
-        UserError: another process trains there.
-        OSError: it cannot be written.
-    """
-    if comm.is_main_process() and not eval_only:
-        hold_run_folder(output_dir)
-
-
-@contextmanager
-def quiet_logging_failures() -> Iterator[None]:
-    """What cannot be logged meanwhile is not told by a traceback a line; :class:`_LogFailure` tells it afterwards."""
-    before, logging.raiseExceptions = logging.raiseExceptions, False
-    try:
-        yield
-    finally:
-        logging.raiseExceptions = before
-
-
-class _LogFailure:
-    """Tells once that a log cannot be written, instead of a traceback for each line.
-
-    Args:
-        handler: that writes it.
-    """
-
-    def __init__(self, handler: logging.Handler) -> None:
-        self._stream = getattr(getattr(handler, "stream", None), "name", "the log")
-        self._told = False
-
-    def tell(self, record: logging.LogRecord) -> None:
-        """As ``logging.Handler.handleError``."""
-        if not self._told:
-            self._told = True
-            print(f"warning: {self._stream} cannot be written ({sys.exc_info()[1]}).", file=sys.stderr)
 
 
 def check_datasets_by_name(cfg: CfgNode, eval_only: bool) -> None:
@@ -259,34 +175,3 @@ def check_device(cfg: CfgNode) -> None:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("MODEL.DEVICE is cuda, but PyTorch finds no GPU; add MODEL.DEVICE cpu to the command.")
     check_precision(cfg)
-
-
-def _seed_of(text: str) -> int:
-    return int(read_yaml(text, "config.yaml")["SEED"])
-
-
-def kept_or_new_seed(output_dir: str, keep: bool, seed_of: Callable[[str], int] = _seed_of) -> int:
-    """The seed that the run of a folder was started with, or a new one, the same on all processes."""
-    kept = Path(output_dir) / "config.yaml"
-    if keep and kept.exists():
-        try:
-            seed = seed_of(kept.read_text())
-        except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError, UserError):
-            raise UserError(
-                f"The seed is -1, but {kept}, which has that of the run, is broken; set the seed that log.txt tells."
-            ) from None
-    else:
-        seed = np.random.randint(2**31)
-    # Waits for all processes, so that the first does not rewrite the file while another reads it.
-    return comm.all_gather(seed)[0]
-
-
-def hide_user_errors() -> None:
-    """Keep Detectron2's training loop from logging the traceback of a mistake that one sentence explains."""
-    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_not_user_error)
-
-
-def _is_not_user_error(record: logging.LogRecord) -> bool:
-    error = record.exc_info[1] if record.exc_info else None
-    # A process that waits for one which ended by a mistake sees the connection close; the mistake is told already.
-    return not (isinstance(error, UserError) or is_lost_connection(str(error)))

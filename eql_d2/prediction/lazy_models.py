@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 from torch import nn
 
 from eql_d2.config import get_eql_d2_config
-from eql_d2.engine.lazy_trainer import engine_config, load_lazy_config, load_trained_lazily
+from eql_d2.engine.lazy_config import engine_config, load_lazy_config
+from eql_d2.engine.lazy_trainer import load_trained_lazily
 
 
 def lazy_config_of(config_file: str, overrides: Sequence[str]) -> tuple[DictConfig, CfgNode]:

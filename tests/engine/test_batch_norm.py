@@ -10,7 +10,6 @@ import torch
 from detectron2.utils import comm
 from torch import nn
 
-from eql_d2.engine import launch
 from eql_d2.engine.batch_norm import AverageBatchNorm, training_statistics
 from tests.conftest import ROOT
 
@@ -45,8 +44,8 @@ def average(folder):
     assert model[0].running_mean[0] == comm.get_rank() + 1
 
 
-def test_means_over_processes_when_due_and_own_ones_before(tmp_path):
-    launch(average, device="cpu", num_processes_per_machine=2, args=(tmp_path,))
+def test_means_over_processes_when_due_and_own_ones_before(tmp_path, two_processes):
+    two_processes(average, tmp_path)
     for rank in (0, 1):
         kept, state = torch.load(tmp_path / str(rank))
         assert (kept[0]["0.running_mean"] == rank + 1).all()

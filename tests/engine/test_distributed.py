@@ -5,7 +5,6 @@ import sys
 
 import pytest
 import torch
-import torch.distributed as dist
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
@@ -16,6 +15,7 @@ from eql_d2.engine.launch import place_given_by_cluster
 from eql_d2.engine.trainer import wrap_for_processes
 from eql_d2.errors import UserError
 from tests.conftest import ROOT
+from tests.engine.places import report_places
 
 
 def without_sampling(cfg):
@@ -79,12 +79,6 @@ def test_two_processes_equal_one(tiny_cfg, tmp_path, two_processes, heads):
     assert moved > 1e-3  # otherwise equality says nothing
 
 
-def report_places(folder):
-    """Write what each process knows of its place."""
-    place = (comm.get_rank(), comm.get_world_size(), comm.get_local_rank(), comm.get_local_size(), dist.get_backend())
-    (folder / f"{comm.get_rank()}").write_text(" ".join(map(str, place)))
-
-
 def test_places_of_two_machines(monkeypatch):
     """What each would start; the real thing is the slow test below, and under torchrun."""
     places = []
@@ -106,7 +100,7 @@ def test_places_of_two_machines(monkeypatch):
 def test_two_machines_on_one_host(tmp_path):
     """Two launches that meet at one address are two machines of two processes each."""
     program = (
-        "import sys, pathlib; from eql_d2.engine import launch; from tests.engine.test_distributed import *\n"
+        "import sys, pathlib; from tests.launch_alone import launch; from tests.engine.places import report_places\n"
         "if __name__ == '__main__':\n"
         "    launch(report_places, device='cpu', num_processes_per_machine=2, num_machines=2,\n"
         f"           machine_rank=int(sys.argv[1]), dist_url='file://{tmp_path}/meet',\n"
@@ -132,7 +126,8 @@ def test_two_machines_on_one_host(tmp_path):
 def test_torchrun(tmp_path):
     script = tmp_path / "job.py"
     script.write_text(
-        "import pathlib; from eql_d2.engine import launch, leave; from tests.engine.test_distributed import *\n"
+        "import pathlib; from tests.launch_alone import launch, leave\n"
+        "from tests.engine.places import report_places\n"
         f"launch(report_places, device='cpu', args=(pathlib.Path('{tmp_path}'),)); leave()"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]

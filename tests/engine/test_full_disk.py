@@ -12,7 +12,7 @@ import pytest
 from detectron2.utils.events import EventStorage
 
 from eql_d2.engine.metrics_file import MetricsFile, TensorboardFile
-from eql_d2.engine.setup import _LogFailure
+from eql_d2.engine.run_start import LogFailure
 from eql_d2.errors import UserError
 from tests.conftest import ROOT
 
@@ -64,7 +64,7 @@ def test_metrics_on_a_full_disk_end_the_run_with_a_sentence(tmp_path):
 def test_a_log_on_a_full_disk_is_told_once(tmp_path, capsys):
     (tmp_path / "log.txt").symlink_to(FULL)
     handler = logging.FileHandler(tmp_path / "log.txt")
-    handler.handleError = _LogFailure(handler).tell
+    handler.handleError = LogFailure(handler).tell
     logger = logging.Logger("of this test")
     logger.addHandler(handler)
     for number in range(100):

@@ -10,7 +10,8 @@ from detectron2.config import instantiate
 from eql_d2.data.category_counts import dataset_counts
 from eql_d2.data.registration import register_lvis_format
 from eql_d2.engine import LongTailTrainer, default_argument_parser, setup
-from eql_d2.engine.lazy_trainer import LazyTrainer, engine_config, load_lazy_config, setup_lazy
+from eql_d2.engine.lazy_config import engine_config, load_lazy_config
+from eql_d2.engine.lazy_trainer import LazyTrainer, setup_lazy
 from eql_d2.errors import UserError
 from eql_d2.losses import build_loss
 from eql_d2.modeling import LongTailPredictor
@@ -196,6 +197,11 @@ def test_a_value_that_does_not_fit(tmp_path, override, sentence):
             [*SMALL, "train.init_checkpoint=", "--eval-only"],
             "train.init_checkpoint, or add --resume",
         ),
+        (
+            "lazy/EmojiLVIS/demo_eql.py",
+            [*SMALL, "train.output_dir=/dev/null/run"],
+            r"train.output_dir /dev/null/run cannot be written \(Not a directory\); set another",
+        ),
     ],
 )
 def test_mistakes_before_the_start(config, options, sentence, tmp_path, twin_sets):
@@ -203,7 +209,7 @@ def test_mistakes_before_the_start(config, options, sentence, tmp_path, twin_set
     flags = [option for option in options if option.startswith("--")]
     folder = [f"train.output_dir={tmp_path}"] if config.endswith("py") else []
     with pytest.raises(UserError, match=sentence):
-        setup_lazy(arguments(config, *flags, *opts, *folder))
+        setup_lazy(arguments(config, *flags, *folder, *opts))
 
 
 def test_a_config_that_lacks_a_part(tmp_path):

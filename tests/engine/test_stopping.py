@@ -21,7 +21,7 @@ from tests.engine.test_resume import train
 SLEEPER = """
 import os, sys, time
 from pathlib import Path
-from eql_d2.engine.launch import launch
+from tests.launch_alone import launch
 def work(folder):
     Path(folder, f"{os.getpid()}").touch()
     time.sleep(600)

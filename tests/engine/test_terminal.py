@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from eql_d2.engine import load_config
 from eql_d2.engine.command_line import start_options_of_config
-from eql_d2.engine.method_in_use import keys_named, unused_keys
+from eql_d2.engine.config_files import load_config_and_names
+from eql_d2.engine.method_in_use import unused_keys
 from eql_d2.engine.start_summary import start_summary
 from eql_d2.engine.terminal import TerminalHandler, without_colour
 from eql_d2.errors import UserError
@@ -76,24 +76,21 @@ def test_the_run_in_ten_lines(tiny_cfg):
 
 def test_keys_of_another_method_are_told():
     overrides = ["MODEL.LONG_TAIL.EQLV2.ALPHA", "2.0", "MODEL.LONG_TAIL.EQL.LAMBDA", "0.1", "SOLVER.MAX_ITER", "3"]
-    cfg = load_config(TINY, [*overrides, "MODEL.RETINANET.LOSS", "efl"])
-    told = unused_keys(cfg, keys_named(TINY, [*overrides, "MODEL.RETINANET.LOSS", "efl"]))
-    assert told == [
+    cfg, named = load_config_and_names(TINY, [*overrides, "MODEL.RETINANET.LOSS", "efl"])
+    assert unused_keys(cfg, named) == [
         "MODEL.LONG_TAIL.EQLV2.ALPHA is set, but not used by MODEL.ROI_BOX_HEAD.PREDICTOR EQLPredictor.",
         "MODEL.RETINANET.LOSS is set, but not used by MODEL.ROI_BOX_HEAD.PREDICTOR EQLPredictor.",
     ]
+    cfg, named = load_config_and_names(TINY)
     cfg.MODEL.ROI_BOX_HEAD.PREDICTOR = "SoftmaxPredictor"
-    assert [sentence.split()[0] for sentence in unused_keys(cfg, keys_named(TINY, []))] == [
-        "MODEL.LONG_TAIL.EQL.LAMBDA"
-    ]
+    assert [sentence.split()[0] for sentence in unused_keys(cfg, named)] == ["MODEL.LONG_TAIL.EQL.LAMBDA"]
 
 
 def test_no_config_of_this_project_names_a_key_in_vain():
     names = [entry.name for entry in list_configs(ROOT / "configs", ("EmojiLVIS/", "classification/", "eqlv2_1x/"))]
     assert len(names) > 30
     for name in names[::3]:
-        path = str(ROOT / "configs" / name)
-        assert unused_keys(load_config(path), keys_named(path, [])) == [], name
+        assert unused_keys(*load_config_and_names(str(ROOT / "configs" / name))) == [], name
 
 
 def test_processes_without_a_gpu_are_confirmed(monkeypatch):

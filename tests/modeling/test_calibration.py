@@ -11,7 +11,6 @@ from torch import nn
 
 from eql_d2.data.category_counts import category_counts
 from eql_d2.data.fractal_dimensions import fractal_dimensions
-from eql_d2.engine import launch
 from eql_d2.errors import UserError
 from eql_d2.losses import BalancedGroupSoftmax, LogitAdjustmentLoss, SoftmaxCrossEntropy
 from eql_d2.modeling import BOX_PREDICTOR_REGISTRY, NormedLinear, ScaledLinear, build_box_predictor
@@ -270,8 +269,8 @@ def collect_share(folder):
     torch.save(statistics.state_dict(), folder / f"{rank}.pth")
 
 
-def test_statistics_are_of_all_processes(tmp_path):
-    launch(collect_share, device="cpu", num_processes_per_machine=2, args=(tmp_path,))
+def test_statistics_are_of_all_processes(tmp_path, two_processes):
+    two_processes(collect_share, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pth") for rank in (0, 1))
     rows = torch.arange(12.0).view(6, 2)
     expected = LogitStatistics(2, 0.5)

@@ -6,7 +6,6 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from eql_d2.engine import launch
 from eql_d2.modeling import build_box_predictor
 from eql_d2.modeling.loss_labels import mean_number_of_positives, number_objects, overlap_of_predictions
 from tests.modeling.test_box_predictor import FEATURES, make_proposals
@@ -59,10 +58,10 @@ def count_positives(folder):
     torch.save(number, folder / f"{rank}.pth")
 
 
-def test_positives_are_averaged_over_processes(tmp_path):
+def test_positives_are_averaged_over_processes(tmp_path, two_processes):
     assert mean_number_of_positives(torch.tensor([K, 0, 3]), K) == 2
     assert mean_number_of_positives(torch.tensor([K]), K) == 1
-    launch(count_positives, device="cpu", num_processes_per_machine=2, args=(tmp_path,))
+    two_processes(count_positives, tmp_path)
     assert [torch.load(tmp_path / f"{rank}.pth").item() for rank in (0, 1)] == [1.5, 1.5]
 
 

@@ -13,7 +13,7 @@ from eql_d2.errors import UserError
 from eql_d2.package_files import TOOLS
 from tests.conftest import ROOT
 
-JOBS_OF_A_CLONE = {"demo", "gpu_check", "set_up", "install_detectron2", "detectron2_edits"}
+JOBS_OF_A_CLONE = {"demo", "gpu_check", "set_up", "install_detectron2", "detectron2_edits", "python_and_uv"}
 
 
 def run(*arguments, folder):
@@ -35,12 +35,15 @@ def test_an_unknown_verb_is_named(monkeypatch):
         command.main()
 
 
-def test_a_verb_is_the_tool_from_any_folder(tmp_path):
+def test_a_verb_is_the_tool_from_any_folder(tmp_path, monkeypatch):
     done = run("reproduce", "list", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "eql_t2" in done.stdout and "seesaw_t1" in done.stdout
-    told = run("reproduce", "show", "nothing_t1", folder=tmp_path)
-    assert told.returncode == 1 and told.stderr.startswith("error: There is no table nothing_t1")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["eql-d2", "reproduce", "show", "nothing_t1"])
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # put back afterwards
+    with pytest.raises(SystemExit, match=r"^error: There is no table nothing_t1"):
+        command.main()
 
 
 @pytest.mark.slow

@@ -32,7 +32,9 @@ def wait_until(holds, seconds=180):
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds processes by /proc")
-@pytest.mark.parametrize(("number", "num_processes"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
+@pytest.mark.parametrize(
+    ("number", "num_processes"), [(signal.SIGINT, 1), pytest.param(signal.SIGTERM, 2, marks=pytest.mark.slow)]
+)
 def test_a_stopped_tool_stops_its_run(mini_root, number, num_processes):
     output = mini_root / "out"
     command = [sys.executable, str(ROOT / "tools" / "reproduce.py"), "run", "mini/eql", "--seeds", "0"]

@@ -12,7 +12,7 @@ import pytest
 from eql_d2.__main__ import VERBS
 from tests.conftest import ROOT
 
-TOOLS = sorted({path.stem for path in (ROOT / "tools").glob("*.py")} - {"detectron2_edits"})
+TOOLS = sorted({path.stem for path in (ROOT / "tools").glob("*.py")} - {"detectron2_edits", "python_and_uv"})
 
 
 @pytest.mark.parametrize("name", TOOLS)
