@@ -154,5 +154,6 @@ def _sentence(
     )
     if alone:
         shown = ", ".join(alone[:5]) + (" …" if len(alone) > 5 else "")
-        sentence += f"; {len(alone)} classes are in one set only, too rare to be parted: {shown}"
+        classes = "1 class is" if len(alone) == 1 else f"{len(alone)} classes are"
+        sentence += f"; {classes} in one set only, too rare to be parted: {shown}"
     return sentence

@@ -64,7 +64,7 @@ def test_a_split_has_every_class_that_can_be_parted_in_both_sets(tmp_path):
         classes = [{a["category_id"] for a in part["annotations"]} for part in (train, val)]
         assert classes == [{3, 5, 7, 8}, {3, 5, 7}]
         assert train["categories"] == val["categories"]
-        assert "1 classes are in one set only, too rare to be parted: single" in split.sentence
+        assert "1 class is in one set only, too rare to be parted: single" in split.sentence
 
 
 def test_groups_stay_together(tmp_path):
