@@ -2,7 +2,8 @@
 
 Reads COCO's and LVIS's formats (as CVAT, Label Studio, Roboflow and VIA export
 them), CVAT's own XML of images, VIA's own JSON and, with the package
-supervision, folders of YOLO, LabelMe and Pascal VOC.
+supervision, folders of YOLO, LabelMe and Pascal VOC and Create ML's JSON. An
+export's own validation set is used where it has one.
 
 Examples:
     python tools/start_project.py --annotations export.json --images photos \\

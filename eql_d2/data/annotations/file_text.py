@@ -28,6 +28,34 @@ _NO_JSON = {
 }
 
 
+_IN_COCO = "export COCO's format there"
+# What other JSON of annotation tools has near its start, all of it, and what to do with such a file.
+_OTHER_FORMS = (
+    ((b'"image_id"', b'"score"'), "a results file, which tools/evaluate.py takes as --results"),
+    ((b'"coordinates"', b'"annotations"'), "Create ML's form, which tools/start_project.py converts"),
+    ((b'"_via_',), "VIA's own form, which tools/start_project.py reads"),
+    ((b'"filename"', b'"regions"'), "VIA's own form, which tools/start_project.py reads"),
+    ((b'"shapes"', b'"imagePath"'), "LabelMe's form; tools/start_project.py converts a folder of such files"),
+    ((b'"from_name"', b'"to_name"'), f"Label Studio's own form; {_IN_COCO}"),
+    ((b'labels"', b'"image"', b'"id"'), f"Label Studio's own form; {_IN_COCO}"),
+    ((b'"data_row"',), f"Labelbox's own form; {_IN_COCO}"),
+    ((b'"classTitle"',), f"Supervisely's own form; {_IN_COCO}"),
+    ((b'"label"', b'"items"'), f"Datumaro's own form; {_IN_COCO}"),
+    ((b'"FeatureCollection"',), "GeoJSON; convert it to COCO's format"),
+)
+
+
+def other_form(text: Any) -> str:
+    """What JSON that is neither LVIS's nor COCO's looks like, in brackets, as a part of a sentence; empty if nothing.
+
+    Args:
+        text: the JSON text.
+    """
+    head = bytes(text[: 1 << 16])
+    name = next((name for marks, name in _OTHER_FORMS if all(mark in head for mark in marks)), None)
+    return f" (it looks like {name})" if name else ""
+
+
 def plain_text(data: Any) -> Any:
     """The UTF-8 text of a JSON file: unpacked if it is gzip's, without a byte order mark.
 

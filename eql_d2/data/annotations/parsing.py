@@ -21,7 +21,7 @@ from eql_d2.data.annotations.file_records import (
     NotLVISError,
     decode_each,
 )
-from eql_d2.data.annotations.file_text import as_json, plain_text
+from eql_d2.data.annotations.file_text import as_json, other_form, plain_text
 from eql_d2.data.annotations.findings import Case, Finding, FindingCounter, case_of
 from eql_d2.data.annotations.geometry import box_cases, first_and_worst
 from eql_d2.data.annotations.rules import (
@@ -72,11 +72,11 @@ class ParsedAnnotations:
             raise ValueError("it is empty")
         text = plain_text(data)
         if bytes(text[:100]).lstrip()[:1] == b"[":
-            raise NotLVISError("it holds a list, not a dictionary")
+            raise NotLVISError(f"it holds a list, not a dictionary{other_form(text)}")
         try:
             file = msgspec.json.decode(text, type=AnnotationFile)
-        except msgspec.ValidationError:
-            raise
+        except msgspec.ValidationError as error:
+            raise NotLVISError(f"{in_python_terms(error)}{other_form(text)}") from None
         except msgspec.DecodeError:
             text = as_json(text)  # NaN is not JSON
             if text is None:
@@ -84,7 +84,7 @@ class ParsedAnnotations:
             file = msgspec.json.decode(text, type=AnnotationFile)
         if file.images is UNSET or file.categories is UNSET:
             missing = [key for key in ("images", "categories") if getattr(file, key) is UNSET]
-            raise NotLVISError(f"{' and '.join(missing)} missing")
+            raise NotLVISError(f"{' and '.join(missing)} missing{other_form(text)}")
         self._parse_categories(file.categories)
         self._parse_images(file.images, bool(file.annotations))
         self._parse_annotations(file.annotations or [])

@@ -1,5 +1,6 @@
 """Two tools' own forms as COCO's: CVAT's XML of images and VGG Image Annotator's JSON."""
 
+import contextlib
 import json
 import logging
 import math
@@ -51,13 +52,14 @@ def via_as_coco(path: Path, images: Path) -> dict[str, Any]:
     content = json.loads(path.read_text(encoding="utf-8-sig"))
     content = content.get("_via_img_metadata", content)
     files = list(content.values() if isinstance(content, dict) else content)
-    regions = [
-        _values(file.get("regions")) for file in files
-    ]  # a dictionary by their numbers in version 1, a list in version 2
-    key = _label_key(path, [region.get("region_attributes") or {} for of_file in regions for region in of_file])
+    # A dictionary by their numbers in version 1, a list in version 2.
+    regions = [_values(file.get("regions")) for file in files]
+    of_all = [region for of_file in regions for region in of_file if isinstance(region, dict)]
+    key = _label_key(path, [region.get("region_attributes") or {} for region in of_all])
     entries = []
     for file, of_file in zip(files, regions, strict=True):
-        name = str(file["filename"])
+        with _named(path, f"entry {len(entries)} of the images"):
+            name = str(file["filename"])
         try:
             with Image.open(images / name) as image:
                 size = image.size
@@ -85,25 +87,40 @@ def _label_key(path: Path, attributes: list[dict[str, Any]]) -> str:
     return next(key for key in keys if key.lower() == named[0])
 
 
+@contextlib.contextmanager
+def _named(path: Path, entry: str) -> Iterator[None]:
+    """Name the entry of a file that is not as its tool writes it."""
+    try:
+        yield
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+        said = f"no {error}" if isinstance(error, KeyError) else error
+        raise UserError(f"{path}: {entry} cannot be read ({said}); mend or delete it in the tool.") from None
+
+
 def _via_shapes(path: Path, name: str, regions: list[dict[str, Any]], key: str) -> Iterator[Shape | str]:
     for number, region in enumerate(regions):
-        label = (region.get("region_attributes") or {}).get(key)
-        if isinstance(label, dict):  # of checkboxes
-            chosen = [option for option, is_set in label.items() if is_set]
-            label = chosen[0] if len(chosen) == 1 else None
-        if not label:
-            raise UserError(f"{path}: region {number} of image {name} has no {key}, or several; give it one in VIA.")
-        shape = region["shape_attributes"]
-        kind = shape["name"]
-        if kind == "rect":
-            yield str(label), [float(shape[side]) for side in ("x", "y", "width", "height")], None
-        elif kind in ("polygon", "polyline") and len(shape["all_points_x"]) > 2:
-            yield _polygon(str(label), np.stack([shape["all_points_x"], shape["all_points_y"]], axis=1))
-        elif kind in ("circle", "ellipse"):
-            radii = [shape["r"]] * 2 if kind == "circle" else [shape["rx"], shape["ry"]]
-            yield _polygon(str(label), _ellipse([shape["cx"], shape["cy"]], radii, shape.get("theta", 0)))
-        else:
-            yield kind
+        with _named(path, f"region {number} of image {name}"):
+            shape = _via_shape(path, name, number, region, key)
+        yield shape
+
+
+def _via_shape(path: Path, name: str, number: int, region: dict[str, Any], key: str) -> Shape | str:
+    label = (region.get("region_attributes") or {}).get(key)
+    if isinstance(label, dict):  # of checkboxes
+        chosen = [option for option, is_set in label.items() if is_set]
+        label = chosen[0] if len(chosen) == 1 else None
+    if not label:
+        raise UserError(f"{path}: region {number} of image {name} has no {key}, or several; give it one in VIA.")
+    shape = region["shape_attributes"]
+    kind = shape["name"]
+    if kind == "rect":
+        return str(label), [float(shape[side]) for side in ("x", "y", "width", "height")], None
+    if kind in ("polygon", "polyline") and len(shape["all_points_x"]) > 2:
+        return _polygon(str(label), np.stack([shape["all_points_x"], shape["all_points_y"]], axis=1))
+    if kind in ("circle", "ellipse"):
+        radii = [shape["r"]] * 2 if kind == "circle" else [shape["rx"], shape["ry"]]
+        return _polygon(str(label), _ellipse([shape["cx"], shape["cy"]], radii, shape.get("theta", 0)))
+    return str(kind)
 
 
 def cvat_as_coco(path: Path) -> dict[str, Any]:
@@ -116,15 +133,24 @@ def cvat_as_coco(path: Path) -> dict[str, Any]:
     if root.find("track") is not None:
         raise UserError(f"{path} is CVAT's form for video; export the task as CVAT for images, or as COCO 1.0.")
     entries = []
-    for image in root.iter("image"):
-        size = (int(image.attrib["width"]), int(image.attrib["height"]))
-        entries.append((image.attrib["name"], size, (_cvat_shape(shape, size) for shape in image)))
+    for number, image in enumerate(root.iter("image")):
+        name = image.attrib.get("name", f"number {number}")
+        with _named(path, f"image {name}"):
+            size = (int(image.attrib["width"]), int(image.attrib["height"]))
+            entries.append((image.attrib["name"], size, _cvat_shapes(path, name, image, size)))
     labels = [str(label.text) for label in root.iterfind("./meta//labels/label/name")]
     return _coco(path, entries, labels)
 
 
+def _cvat_shapes(path: Path, name: str, image: ElementTree.Element, size: tuple[int, int]) -> Iterator[Shape | str]:
+    for number, element in enumerate(image):
+        with _named(path, f"{element.tag} {number} of image {name}"):
+            shape = _cvat_shape(element, size)
+        yield shape
+
+
 def _cvat_shape(shape: ElementTree.Element, size: tuple[int, int]) -> Shape | str:
-    values, label = shape.attrib, shape.attrib.get("label", "")
+    values, label = shape.attrib, shape.attrib["label"]
     keys: tuple[str, ...] = ("xtl", "ytl", "xbr", "ybr", "cx", "cy", "rx", "ry")
     numbers = {key: float(values[key]) for key in keys if key in values}
     turned = float(values.get("rotation", 0))

@@ -12,7 +12,7 @@ from eql_d2.data.category_counts import count_annotations
 from eql_d2.data.checks.doctor import DatasetCheck, examine_dataset
 from eql_d2.data.new_project.choices import Method, Schedule, Sizes, method_of, schedule_of, sizes_of
 from eql_d2.data.new_project.splitting import split_by_image
-from eql_d2.data.new_project.tool_formats import coco_file
+from eql_d2.data.new_project.tool_formats import coco_file, own_validation
 from eql_d2.errors import UserError
 from eql_d2.package_files import configs_folder
 from eql_d2.plain_files import read_yaml
@@ -98,22 +98,22 @@ def start_project(
         raise UserError(f"{config_file} is there already; name another --output or --name.")
     train_file, found = coco_file(Path(annotations), Path(images) if images else None, output / "annotations.json")
     image_folder = found or train_file.parent
+    sentences = []
+    given = (Path(val), Path(val_images) if val_images else None) if val else own_validation(Path(annotations))
+    if given and not val:
+        sentences.append(f"The export's own validation set is used, {given[1] or given[0]}")
+    val_file, val_folder = coco_file(*given, output / "val_annotations.json") if given else (None, None)
+    val_folder = val_folder or (image_folder if val or not val_file else val_file.parent)
     check = examine_dataset(
         train_file,
         image_folder,
-        val_annotation_file=val,
-        val_image_root=val_images or image_folder,
+        val_annotation_file=val_file,
+        val_image_root=val_folder,
         decode=decode,
     )
-    if check.num_defects and not ignore_defects:
-        where, first = next((w, f) for w, f in check.findings if f.level == "defect")
-        raise UserError(
-            f"{check.num_defects} kinds of defect, such as, in the {where} set: {first}; tools/check_dataset.py lists "
-            "them all, and --ignore leaves such entries out."
-        )
-    sentences = [f"{where}: {finding}" for where, finding in check.findings]
+    _refuse_defects(check, ignore_defects)
+    sentences += [f"{where}: {finding}" for where, finding in check.findings]
     whole = open_annotations(train_file)
-    val_file = None if val is None else Path(val)
     if val_file is None:
         split = split_by_image(whole, output, val_share, seed, group_by)
         train_file, val_file = split.train, split.val
@@ -132,7 +132,7 @@ def start_project(
     ]
     sets = [
         (f"{name}_train", train_file, image_folder),
-        (f"{name}_val", val_file, Path(val_images) if val_images else image_folder),
+        (f"{name}_val", val_file, val_folder),
     ]
     text = _config_text(
         name, output, sets, train, schedule, sizes, method, masks=masks, pretrained=pretrained, ignore=ignore_defects
@@ -144,6 +144,22 @@ def start_project(
     except OSError as error:
         raise UserError(f"--output {output} cannot be written ({error.strerror}); name another.") from None
     return NewProject(config_file, check, tuple(sentences))
+
+
+def _refuse_defects(check: DatasetCheck, ignore: bool) -> None:
+    """Raise the error of a set that cannot be trained on as it is."""
+    defects = [(where, finding) for where, finding in check.findings if finding.level == "defect"]
+    unusable = next((finding for _, finding in defects if finding.kind == "unusable annotation file"), None)
+    if unusable is not None:
+        raise UserError(unusable.sentence)
+    if not defects or ignore:
+        return
+    where, first = defects[0][0].replace(", ", " and the "), defects[0][1]
+    others = len(defects) - 1
+    more = f", and {others} other {'kinds' if others > 1 else 'kind'} of defect" if others else ""
+    raise UserError(
+        f"The {where} set: {first}{more}; tools/check_dataset.py lists them all, and --ignore leaves such entries out."
+    )
 
 
 def _copy_bases(text: str, output: Path) -> None:

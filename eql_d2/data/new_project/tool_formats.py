@@ -1,31 +1,65 @@
 """Annotation folders of tools that do not write COCO's format, converted by the package supervision.
 
 CVAT, Label Studio, Roboflow and VGG Image Annotator export COCO's format themselves; CVAT's own XML and VIA's own JSON
-are read here (see :mod:`eql_d2.data.new_project.native_forms`). YOLO-format folders (also Ultralytics', Roboflow's and
-Label Studio's), LabelMe's files and Pascal VOC's XML are converted here.
+are read here (see :mod:`eql_d2.data.new_project.native_forms`). YOLO-format folders (also Ultralytics', Roboflow's,
+Label Studio's and CVAT's), LabelMe's files, Pascal VOC's XML and Create ML's JSON are converted here.
 """
 
 import contextlib
 import json
+import logging
+import shutil
+import tempfile
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from eql_d2.data.new_project.native_forms import cvat_as_coco, is_cvat, is_via, via_as_coco
+from eql_d2.data.new_project.yolo_folders import (
+    as_data_yaml,
+    yolo_images,
+    yolo_labels,
+    yolo_names_file,
+    yolo_validation,
+)
 from eql_d2.errors import UserError
-from eql_d2.plain_files import read_yaml
+
+logger = logging.getLogger(__name__)
 
 _COCO_NAMES = ("_annotations.coco.json", "instances_default.json", "result.json", "annotations.json")
+_TRAIN, _VAL = "train", ("valid", "val")  # folders of Roboflow's exports
+_MALFORMED = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ElementTree.ParseError)
+_MOST_TRIED = 2000  # files, to find the one that cannot be converted
+
+
+@dataclass(frozen=True)
+class _Form:
+    """A form that supervision reads.
+
+    Attributes:
+        title: its name.
+        images: folder of the images.
+        make: gives the dataset from supervision's class and the annotations, a folder or a file.
+        files: pattern of the annotation files in the folder; empty where errors name the file already.
+    """
+
+    title: str
+    images: Path
+    make: Callable[[Any, Path], Any]
+    files: str = ""
 
 
 def coco_file(annotations: Path, images: Path | None, output: Path) -> tuple[Path, Path | None]:
     """The annotation file that a path is or becomes, and the folder of its images.
 
     Args:
-        annotations: a JSON file in the COCO or LVIS format, or of VIA's own; CVAT's own XML; or a folder that holds one
-            of these, COCO's under a name that tools give it (Roboflow's, CVAT's, Label Studio's), a YOLO ``data.yaml``
-            with ``labels``, LabelMe's JSON files, or XML of Pascal VOC.
+        annotations: a JSON file in the COCO or LVIS format, or of VIA's or Create ML's own; CVAT's own XML; or a folder
+            that holds one of these, COCO's under a name that tools give it (Roboflow's, CVAT's, Label Studio's) or as
+            its only JSON file, a YOLO ``data.yaml`` or ``classes.txt`` with labels, LabelMe's JSON files, or XML of
+            Pascal VOC.
         images: folder of the images; None where the annotations lie beside them, as each form has it.
         output: JSON file to write a conversion to.
 
@@ -39,14 +73,14 @@ def coco_file(annotations: Path, images: Path | None, output: Path) -> tuple[Pat
         image_folder = images or _beside(native.parent)
         _write_native(native, image_folder, output)
         return output, image_folder
-    if annotations.is_file() and annotations.suffix != ".yaml":
+    named = _coco_in(annotations)
+    form = None if named else _form_of(annotations, images, output)
+    if form is None and annotations.is_file():
         return annotations, images
-    folder = annotations if annotations.is_dir() else annotations.parent
-    named = [path for name in _COCO_NAMES for path in (folder / name, folder / "annotations" / name) if path.is_file()]
-    if named and annotations.is_dir():
-        return named[0], images or _beside(named[0].parent, folder)
-    read = _reader_of(annotations, folder, images)
-    if read is None:
+    named = named or (_only_coco_in(annotations) if form is None else None)
+    if named is not None:
+        return named, images or _beside(named.parent, annotations)
+    if form is None:
         raise UserError(
             f"--annotations {annotations} is a folder without a COCO JSON file, a YOLO data.yaml, LabelMe's or VIA's "
             "JSON files or XML of CVAT or Pascal VOC; export COCO's format and name its file."
@@ -55,18 +89,82 @@ def coco_file(annotations: Path, images: Path | None, output: Path) -> tuple[Pat
         import supervision
     except ImportError:
         raise UserError(
-            f"{annotations} is in the form of {read[0]}, which the package supervision converts: pip install "
+            f"{annotations} is in the form of {form.title}, which the package supervision converts: pip install "
             "'eql_d2[convert]', or export COCO's format and name its file."
         ) from None
-    title, image_folder, make = read
+    reader = supervision.DetectionDataset
     try:
-        dataset = make(supervision.DetectionDataset)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        dataset.as_coco(annotations_path=str(output))
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise UserError(f"{annotations} cannot be converted from the form of {title} ({error}).") from None
-    _mend_conversion(output, dataset.image_paths, image_folder)
-    return output, image_folder
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            dataset = form.make(reader, annotations)
+            output.parent.mkdir(parents=True, exist_ok=True)
+            dataset.as_coco(annotations_path=str(output))
+    except _MALFORMED as error:
+        where = _faulty_file(form, reader, annotations) or annotations
+        raise UserError(f"{where} cannot be converted from the form of {form.title} ({_said(error)}).") from None
+    for sentence in dict.fromkeys(str(warning.message) for warning in told if warning.category is UserWarning):
+        logger.warning("%s: %s", annotations, sentence)
+    _mend_conversion(output, dataset.image_paths, form.images)
+    return output, form.images
+
+
+def own_validation(annotations: Path) -> tuple[Path, Path | None] | None:
+    """What an export has to validate on beside what it has to train on, as :func:`coco_file` takes it; None without."""
+    if annotations.is_dir():
+        if any((annotations / name).is_file() for name in _COCO_NAMES):
+            return None
+        parts = {part: _coco_in(annotations / part) for part in (_TRAIN, *_VAL)}
+        files = [path for part, path in parts.items() if path is not None and path.parent.name == part]
+        if len(files) > 1 and files[0].parent.name == _TRAIN:
+            return files[1], None
+    names = yolo_names_file(annotations)
+    validation = names and yolo_validation(names)
+    return (annotations, validation) if validation else None
+
+
+def _coco_in(folder: Path) -> Path | None:
+    """The file of COCO's format of a folder, under a name that tools give it; None where there is none."""
+    places = (folder, folder / "annotations", folder / _TRAIN)
+    return next((place / name for name in _COCO_NAMES for place in places if (place / name).is_file()), None)
+
+
+def _only_coco_in(folder: Path) -> Path | None:
+    """The only file of COCO's format of a folder, whatever its name; None where there is none.
+
+    Raises:
+        UserError: there are several.
+    """
+    places = (folder, folder / "annotations")
+    others = [path for place in places for path in sorted(place.glob("*.json")) if _looks_like_coco(path)]
+    if len(others) > 1:
+        names = ", ".join(path.name for path in others[:4])
+        raise UserError(f"--annotations {folder} holds several COCO files ({names}); name one, and another with --val.")
+    return others[0] if others else None
+
+
+def _looks_like_coco(path: Path) -> bool:
+    with open(path, "rb") as file:
+        head = file.read(1 << 20)
+    return head.lstrip()[:1] == b"{" and any(key in head for key in (b'"annotations"', b'"images"'))
+
+
+def _said(error: Exception) -> str:
+    return f"no {error}" if isinstance(error, KeyError) else str(error)
+
+
+def _faulty_file(form: _Form, reader: Any, annotations: Path) -> Path | None:
+    """The first annotation file of a folder that cannot be converted by itself."""
+    folder = annotations if annotations.is_dir() else annotations.parent
+    for path in sorted(folder.glob(form.files))[:_MOST_TRIED] if form.files else ():
+        with tempfile.TemporaryDirectory() as alone:
+            shutil.copy(path, alone)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    form.make(reader, Path(alone))
+            except _MALFORMED:
+                return path
+    return None
 
 
 def _native_file(annotations: Path) -> Path | None:
@@ -86,9 +184,8 @@ def _write_native(path: Path, images: Path, output: Path) -> None:
         content = cvat_as_coco(path) if title == "CVAT" else via_as_coco(path, images)
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(content))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ElementTree.ParseError) as error:
-        said = f"no {error}" if isinstance(error, KeyError) else error
-        raise UserError(f"{path} cannot be converted from the form of {title} ({said}).") from None
+    except _MALFORMED as error:
+        raise UserError(f"{path} cannot be converted from the form of {title} ({_said(error)}).") from None
 
 
 def _mend_conversion(path: Path, image_paths: list[str], image_folder: Path) -> None:
@@ -115,41 +212,30 @@ def _beside(*folders: Path) -> Path:
     return folders[0]
 
 
-def _reader_of(annotations: Path, folder: Path, images: Path | None) -> tuple[str, Path, Callable[[Any], Any]] | None:
-    """The title of a form, the folder of its images, and what reads it with supervision's class of datasets."""
-    data = annotations if annotations.suffix == ".yaml" else next(iter(sorted(folder.glob("*.yaml"))), None)
-    if data is not None and _is_yolo(data):
-        image_folder = images or _yolo_images(data)
-        labels = Path(*("labels" if part == "images" else part for part in image_folder.parts))
-        if labels == image_folder or not labels.is_dir():
-            labels = folder / "labels"
-        return "YOLO", image_folder, lambda c: c.from_yolo(str(image_folder), str(labels), str(data))
+def _form_of(annotations: Path, images: Path | None, output: Path) -> _Form | None:
+    """The form of a folder or file that supervision reads; None for another."""
+    folder = annotations if annotations.is_dir() else annotations.parent
+    if annotations.suffix == ".json" and annotations.is_file():
+        if not _is_createml(annotations):
+            return None
+        image_folder = images or _beside(folder)
+        return _Form("Create ML", image_folder, lambda c, path: c.from_createml(str(image_folder), str(path)))
+    names = yolo_names_file(annotations)
+    if names is not None:
+        image_folder = images or yolo_images(names)
+        labels = yolo_labels(image_folder, folder)
+        data = as_data_yaml(names, output.with_name("yolo_names.yaml"))
+        return _Form("YOLO", image_folder, lambda c, path: c.from_yolo(str(image_folder), str(labels), str(data)))
+    if annotations.is_file():
+        return None
     image_folder = images or _beside(folder)
     if any(_is_labelme(path) for path in sorted(folder.glob("*.json"))[:5]):
-        return "LabelMe", image_folder, lambda c: c.from_labelme(str(image_folder), str(folder))
+        return _Form("LabelMe", image_folder, lambda c, path: c.from_labelme(str(image_folder), str(path)), "*.json")
     if any(folder.glob("*.xml")):
-        return "Pascal VOC", image_folder, lambda c: c.from_pascal_voc(str(image_folder), str(folder))
+        return _Form(
+            "Pascal VOC", image_folder, lambda c, path: c.from_pascal_voc(str(image_folder), str(path)), "*.xml"
+        )
     return None
-
-
-def _is_yolo(path: Path) -> bool:
-    try:
-        content = read_yaml(path.read_text(), f"YOLO file {path}")
-    except (OSError, UserError, UnicodeDecodeError):
-        return False
-    return isinstance(content, dict) and "names" in content
-
-
-def _yolo_images(data: Path) -> Path:
-    """The folder that ``train`` of a data.yaml names, as Ultralytics looks for it, else one of the usual names."""
-    content = read_yaml(data.read_text(), f"YOLO file {data}")
-    named = [Path(str(content.get("path", ""))) / str(content["train"])] if content.get("train") else []
-    tried = [*named, *map(Path, ("images/train", "train/images", "images"))]
-    for path in tried:
-        for base in (data.parent, data.parent.parent):
-            if (base / path).is_dir():
-                return base / path
-    raise UserError(f"YOLO file {data} names no folder of images that is there; name it with --images.")
 
 
 def _is_labelme(path: Path) -> bool:
@@ -158,3 +244,9 @@ def _is_labelme(path: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and "shapes" in content
+
+
+def _is_createml(path: Path) -> bool:
+    with open(path, "rb") as file:
+        head = file.read(1 << 16)
+    return head.lstrip()[:1] == b"[" and b'"coordinates"' in head and b'"annotations"' in head

@@ -72,7 +72,7 @@ def test_cvat_of_video_and_broken_xml(tmp_path):
         coco_file(path, None, tmp_path / "x.json")
     for text in (CVAT[:500], CVAT.replace('width="32"', ""), CVAT.replace('xtl="4.00"', 'xtl="left"')):
         path.write_text(text)
-        with pytest.raises(UserError, match="cannot be converted from the form of CVAT"):
+        with pytest.raises(UserError, match=r"cannot be (converted from the form of CVAT|read \()"):
             coco_file(path, None, tmp_path / "x.json")
 
 

@@ -129,7 +129,7 @@ def test_defects_are_told_before_anything_is_written(tmp_path):
     content = make_content(6)
     content["annotations"][2]["bbox"] = [99, 99, 5, 5]
     path = write_set(tmp_path, "all.json", content)
-    with pytest.raises(UserError, match=r"1 kinds of defect, .*has a box outside its image.*--ignore"):
+    with pytest.raises(UserError, match=r"The train set: annotation 102 .*has a box outside its image;.*--ignore"):
         start_project(path, tmp_path, tmp_path / "p")
     assert not (tmp_path / "p").exists()
     start_project(path, tmp_path, tmp_path / "p", ignore_defects=True)

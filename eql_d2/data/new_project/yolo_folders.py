@@ -1,0 +1,113 @@
+"""Folders in the form of YOLO: where their class names, images and labels lie."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from eql_d2.errors import UserError
+from eql_d2.plain_files import read_yaml
+
+# Lists of names, a line each: Label Studio's and labelImg's; CVAT's (YOLO 1.1).
+_NAME_LISTS = ("classes.txt", "obj.names")
+_LABELS_BESIDE = "obj_train_data"  # CVAT's folder of images with their labels
+
+
+def yolo_names_file(annotations: Path) -> Path | None:
+    """The file of a YOLO folder that names its classes: a ``data.yaml``, or a list; None where there is none.
+
+    Args:
+        annotations: the folder, or that file itself.
+
+    Raises:
+        UserError: a YAML file that was named itself is broken or names no classes.
+    """
+    if annotations.is_file():
+        if annotations.suffix in (".yaml", ".yml"):
+            if not _content(annotations).get("names"):
+                raise UserError(f"YOLO file {annotations} names no classes; add names: [first, second, ...].")
+            return annotations
+        return annotations if annotations.name in _NAME_LISTS else None
+    for path in sorted([*annotations.glob("*.yaml"), *annotations.glob("*.yml")]):
+        try:
+            if _content(path).get("names"):
+                return path
+        except UserError:
+            continue
+    return next((annotations / name for name in _NAME_LISTS if (annotations / name).is_file()), None)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content = read_yaml(path.read_text(encoding="utf-8"), f"YOLO file {path}")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"YOLO file {path} cannot be read ({error}).") from None
+    return content if isinstance(content, dict) else {}
+
+
+def as_data_yaml(names_file: Path, output: Path) -> Path:
+    """A ``data.yaml`` with the class names: the file itself, or one that is made of a list.
+
+    Args:
+        names_file: of :func:`yolo_names_file`.
+        output: YAML file to write, if need be.
+    """
+    if names_file.suffix in (".yaml", ".yml"):
+        return names_file
+    names = [line.strip() for line in names_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(f"names: {json.dumps(names)}\n", encoding="utf-8")
+    return output
+
+
+def yolo_images(names_file: Path) -> Path:
+    """The folder of the images to train on, as the YAML says it and Ultralytics looks for it, or by the usual names.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = names_file.parent
+    named = _named_folder(names_file, "train")
+    usual = (*([_LABELS_BESIDE] if names_file.name == _NAME_LISTS[1] else []), "images/train", "train/images", "images")
+    found = next((base / path for base in (folder, folder.parent) for path in usual if (base / path).is_dir()), None)
+    if named or found:
+        return named or found
+    if any(folder.glob("*.txt")) and any(path.suffix.lower() in (".jpg", ".jpeg", ".png") for path in folder.iterdir()):
+        return folder
+    raise UserError(f"YOLO file {names_file} names no folder of images that is there; name it with --images.")
+
+
+def yolo_validation(names_file: Path) -> Path | None:
+    """The folder of images to validate on that the YAML names, if it is another than that to train on."""
+    found = _named_folder(names_file, "val")
+    if found is None or found.resolve() == yolo_images(names_file).resolve():
+        return None
+    return found if yolo_labels(found, names_file.parent, fallback=False).is_dir() else None
+
+
+def _named_folder(names_file: Path, key: str) -> Path | None:
+    if names_file.suffix not in (".yaml", ".yml"):
+        return None
+    content = _content(names_file)
+    if not isinstance(content.get(key), str):
+        return None
+    path = Path(str(content.get("path") or "")) / content[key]
+    folder = names_file.parent
+    # Roboflow writes ../train/images beside a data.yaml in the folder of train itself.
+    tried = (folder / path, folder.parent / path, folder / str(path).removeprefix("../"))
+    return next((found for found in tried if found.is_dir()), None)
+
+
+def yolo_labels(image_folder: Path, folder: Path, fallback: bool = True) -> Path:
+    """The folder of the labels of a folder of images.
+
+    Args:
+        image_folder: of the images.
+        folder: of the names.
+        fallback: take ``labels`` of that folder, or the images' own, where there is none in the images' place.
+    """
+    parts = list(image_folder.parts)
+    places = [place for place, part in enumerate(parts) if part == "images"]
+    beside = Path(*parts[: places[-1]], "labels", *parts[places[-1] + 1 :]) if places else folder / "labels"
+    if beside.is_dir() or not fallback:
+        return beside
+    return folder / "labels" if (folder / "labels").is_dir() else image_folder
