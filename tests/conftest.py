@@ -82,6 +82,13 @@ def make_tiny_cfg(tiny_set: Path, output: Path):
     return cfg
 
 
+def narrow(cfg) -> None:
+    """Give a tiny config a backbone of few weights, for tests that only compare runs: writing weights takes longest."""
+    cfg.MODEL.RESNETS.DEPTH = 50  # those below have fixed widths
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 16
+    cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 4
+
+
 @pytest.fixture
 def tiny_cfg(tiny_set, tmp_path):
     """The tiny config, with an output folder of this test."""

@@ -34,6 +34,13 @@ class TwoProcesses:
         """
         if self._starter is None:
             self._start()
+        try:
+            self._work(function, args)
+        except BaseException:  # a test that takes too long, too: what they still do is not of the next one
+            self.close()
+            raise
+
+    def _work(self, function: Callable[..., Any], args: tuple) -> None:
         for connection in self._connections:
             connection.send((function, args, os.getcwd(), dict(os.environ)))
         missing = list(self._connections)
@@ -44,7 +51,6 @@ class TwoProcesses:
                 except EOFError:
                     error = "A process ended."
                 if error:
-                    self.close()
                     raise AssertionError(error)
                 missing.remove(connection)
 

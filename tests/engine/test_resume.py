@@ -13,7 +13,7 @@ import torch
 from eql_d2.engine import LongTailTrainer
 from eql_d2.engine.checkpoint import AtomicCheckpointer
 from eql_d2.errors import UserError
-from tests.conftest import ROOT, make_tiny_cfg
+from tests.conftest import ROOT, make_tiny_cfg, narrow
 
 
 class Stopped(Exception):
@@ -47,6 +47,7 @@ def straight(tiny_set, tmp_path_factory):
     """Config of a run that nothing stops, and its trainer."""
     torch.set_num_threads(1)
     cfg = make_tiny_cfg(tiny_set, tmp_path_factory.mktemp("resume") / "straight")
+    narrow(cfg)
     cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER.REPEAT_THRESHOLD = "RepeatFactorTrainingSampler", 0.5
     return cfg, train(cfg)
 
@@ -166,6 +167,7 @@ def test_saving_again_replaces_the_checkpoint(checkpointer, tmp_path):
 
 def test_killed_process_resumes_exactly(tiny_cfg, tmp_path):
     """SIGKILL leaves no time to clean up; the resumed run ends with the very weights of one left alone."""
+    narrow(tiny_cfg)
     tiny_cfg.DATASETS.TEST = ()
     tiny_cfg.SOLVER.MAX_ITER = 8
     killed = tmp_path / "killed"
@@ -182,5 +184,5 @@ def test_killed_process_resumes_exactly(tiny_cfg, tmp_path):
     straight = train(tiny_cfg).model.state_dict()
     tiny_cfg.OUTPUT_DIR = str(killed)
     resumed = train(tiny_cfg, resume=True)
-    assert resumed.start_iter >= 4
+    assert resumed.start_iter >= 2  # the kill may come between a checkpoint and the pointer to it
     assert all(torch.equal(value, resumed.model.state_dict()[name]) for name, value in straight.items())

@@ -15,7 +15,7 @@ from eql_d2.child_processes import leave_stopping_to_parent
 from eql_d2.engine import LongTailTrainer, launch, supervision
 from eql_d2.engine.stopping import STOPPED_STATUS, RunStopped, stop_request
 from eql_d2.errors import UserError
-from tests.conftest import ROOT, make_tiny_cfg
+from tests.conftest import ROOT, make_tiny_cfg, narrow
 from tests.engine.test_resume import train
 
 SLEEPER = """
@@ -48,6 +48,7 @@ def straight(tiny_set, tmp_path_factory):
     """Config of a run that nothing stops, and its weights."""
     torch.set_num_threads(1)
     cfg = make_tiny_cfg(tiny_set, tmp_path_factory.mktemp("stopping") / "straight")
+    narrow(cfg)
     cfg.DATASETS.TEST = ()
     cfg.SOLVER.MAX_ITER, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.ENGINE.WATCH_PERIOD = 4, 100, 3
     return cfg, train(cfg).model.state_dict()

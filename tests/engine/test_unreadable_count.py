@@ -9,6 +9,7 @@ from detectron2.utils import comm
 
 from eql_d2.data.registration import register_custom_datasets, set_class_metadata
 from eql_d2.errors import UserError
+from tests.conftest import narrow
 from tests.engine.test_resume import Stopped, train
 
 
@@ -23,6 +24,7 @@ def damaged_cfg(tiny_set, tiny_cfg, tmp_path):
             path.unlink()
     tiny_cfg.DATASETS.CUSTOM = [{"name": "damaged", "annotations": str(folder / "train.json"), "images": str(folder)}]
     tiny_cfg.DATASETS.TRAIN, tiny_cfg.DATASETS.TEST = ("damaged",), ()
+    narrow(tiny_cfg)
     prepare(tiny_cfg)
     return tiny_cfg
 

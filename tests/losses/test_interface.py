@@ -42,13 +42,15 @@ def compute(loss, logits, gt_classes):
         return copy.deepcopy(loss)(logits, gt_classes)
 
 
-def test_gradcheck(name, loss, batch):
+@pytest.mark.parametrize("fast", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_gradcheck(name, loss, batch, fast):
+    """Along random directions, or logit by logit."""
     if name in WITH_CONSTANT_FACTORS:
         pytest.skip("its compensation depends on the logits but is a constant to the gradient: see test_seesaw.py")
     logits, gt_classes = batch
     loss(logits, gt_classes)  # so that losses with a state have one that matters
     logits = logits.double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda z: sum(compute(loss, z, gt_classes).values()), logits)
+    assert torch.autograd.gradcheck(lambda z: sum(compute(loss, z, gt_classes).values()), logits, fast_mode=fast)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

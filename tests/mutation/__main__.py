@@ -5,6 +5,7 @@ of its room, the quickest first, until one fails. Everything happens in a tempor
 changed.
 
 Mutants that change nothing are known by ``equivalent.yaml``, each with the reason, and are left out of the sample.
+``--past`` tries the changes of ``past.yaml`` instead: those that no test noticed once.
 """
 
 import argparse
@@ -36,6 +37,7 @@ AREAS = {
     "collect": ("reproduction/collect.py",),
 }
 EQUIVALENT = Path(__file__).with_name("equivalent.yaml")
+PAST = Path(__file__).with_name("past.yaml")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -46,6 +48,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the sample (default 0)")
     parser.add_argument("--match", default="", help="only mutants whose file and line contain this text")
     parser.add_argument("--seconds", type=float, default=120, help="most CPU seconds of tests a mutant (default 120)")
+    parser.add_argument("--past", action="store_true", help="try the changes that no test noticed once")
     parser.add_argument("--output", type=Path, default=Path("output/mutants"), help="folder of the table")
     return parser.parse_args(arguments)
 
@@ -53,6 +56,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run the sample; the exit code is 1 if a mutant survived."""
     options = parse_arguments(arguments)
+    if options.past:
+        return try_past(options.match, options.output)
     sample = choose(options.areas, options.number, options.seed, options.match)
     options.output.mkdir(parents=True, exist_ok=True)
     results: list[dict] = []
@@ -72,6 +77,28 @@ def main(arguments: list[str] | None = None) -> int:
             )
     print(f"\n{(options.output / 'survivors.md').read_text()}")
     return int(any(result["noticed_by"] is None for result in results))
+
+
+def try_past(match: str, output: Path) -> int:
+    """Try the changes of ``past.yaml`` on the test file of each; the exit code is 1 if one is not noticed."""
+    output.mkdir(parents=True, exist_ok=True)
+    survived = 0
+    with tempfile.TemporaryDirectory(prefix="mutants_") as folder:
+        copy = copy_of_repository(Path(folder))
+        runner = TestRunner(copy, output / "seconds.json")
+        for entry in (entry for entry in past() if match in f"{entry['file']} {entry['before']}"):
+            passes = runner.seconds(entry["tests"]) is not None  # on the unchanged code: else it says nothing
+            source = (copy / entry["file"]).read_text()
+            with runner.changed(entry["file"], source.replace(entry["before"], entry["after"]).encode()):
+                noticed = passes and runner.notice([entry["tests"]])
+            survived += not noticed
+            print(f"{'noticed' if noticed else 'SURVIVED'} {entry['file']}: {entry['after'].strip()}", flush=True)
+    return int(survived > 0)
+
+
+def past() -> list[dict[str, str]]:
+    """The changes that no test noticed once: file, text before and after, and the test file that notices."""
+    return yaml.safe_load(PAST.read_text())
 
 
 def choose(areas: Iterable[str], number: int, seed: int, match: str = "") -> list[Mutant]:

@@ -2,7 +2,7 @@
 
 import ast
 
-from tests.mutation.__main__ import AREAS, all_mutants, choose, equivalent, waves_of_tests
+from tests.mutation.__main__ import AREAS, all_mutants, choose, equivalent, past, waves_of_tests
 from tests.mutation.mutants import mutants_of
 from tests.mutation.running import ROOT
 
@@ -80,6 +80,14 @@ def test_the_list_of_equivalent_mutants_is_in_step_with_the_code():
     for key, reason in equivalent():
         assert key in known, f"{key} is no mutant any more: take it off equivalent.yaml"
         assert len(reason) > 20
+
+
+def test_the_list_of_past_changes_is_in_step_with_the_code():
+    for entry in past():
+        source = (ROOT / entry["file"]).read_text()
+        assert source.count(entry["before"]) == 1, f"{entry} does not say one place any more: write it as it is now"
+        ast.parse(source.replace(entry["before"], entry["after"]))
+        assert (ROOT / entry["tests"]).exists()
 
 
 def test_tests_of_a_file_come_before_those_of_its_room():

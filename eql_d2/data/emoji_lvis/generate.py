@@ -111,11 +111,8 @@ def glyphs_of(spec: EmojiLVISSpec) -> tuple[Glyph, ...]:
 def _spec_record(spec: EmojiLVISSpec) -> dict:
     # Through JSON and back, so that it compares equal to what is read from spec.json (tuples become lists).
     record = {**dataclasses.asdict(spec), "generator_version": GENERATOR_VERSION}
-    for field in (
-        "other_than",
-        "negatives_per_image",
-        "num_test_images",
-    ):  # sets from before there were such fields are as they were
+    # Sets from before there were such fields are as they were.
+    for field in ("other_than", "negatives_per_image", "num_test_images"):
         if not record[field]:
             del record[field]
     return orjson.loads(orjson.dumps(record))
