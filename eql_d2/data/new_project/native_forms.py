@@ -56,7 +56,7 @@ def via_as_coco(path: Path, images: Path) -> dict[str, Any]:
     regions = [_values(file.get("regions")) for file in files]
     of_all = [region for of_file in regions for region in of_file if isinstance(region, dict)]
     key = _label_key(path, [region.get("region_attributes") or {} for region in of_all])
-    entries = []
+    entries: list[tuple[str, tuple[int, int], Iterator[Shape | str]]] = []
     for file, of_file in zip(files, regions, strict=True):
         with _named(path, f"entry {len(entries)} of the images"):
             name = str(file["filename"])

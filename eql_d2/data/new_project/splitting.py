@@ -154,6 +154,6 @@ def _sentence(
     )
     if alone:
         shown = ", ".join(alone[:5]) + (" …" if len(alone) > 5 else "")
-        classes = "1 class is" if len(alone) == 1 else f"{len(alone)} classes are"
-        sentence += f"; {classes} in one set only, too rare to be parted: {shown}"
+        of_classes = "1 class is" if len(alone) == 1 else f"{len(alone)} classes are"
+        sentence += f"; {of_classes} in one set only, too rare to be parted: {shown}"
     return sentence

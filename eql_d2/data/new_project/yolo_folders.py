@@ -69,8 +69,9 @@ def yolo_images(names_file: Path) -> Path:
     named = _named_folder(names_file, "train")
     usual = (*([_LABELS_BESIDE] if names_file.name == _NAME_LISTS[1] else []), "images/train", "train/images", "images")
     found = next((base / path for base in (folder, folder.parent) for path in usual if (base / path).is_dir()), None)
-    if named or found:
-        return named or found
+    of_images = named or found
+    if of_images:
+        return of_images
     if any(folder.glob("*.txt")) and any(path.suffix.lower() in (".jpg", ".jpeg", ".png") for path in folder.iterdir()):
         return folder
     raise UserError(f"YOLO file {names_file} names no folder of images that is there; name it with --images.")
