@@ -134,19 +134,31 @@ def test_zero_switches_it_off(watched_cfg, tmp_path):
     assert not (tmp_path / "run" / "class_gradients.csv").exists()
 
 
-def test_a_dataset_that_is_no_annotation_file_trains_unwatched(watched_cfg, caplog):
-    """Registered by the user's own code, as Detectron2's tutorial does."""
+@pytest.fixture(params=[[]])
+def own_records(watched_cfg, request):
+    """The training data registered by the user's own code, as Detectron2's tutorial does; maybe with more classes."""
     records = list(DatasetCatalog.get("tiny_train"))
     DatasetCatalog.register("own", lambda: records)
-    MetadataCatalog.get("own").thing_classes = MetadataCatalog.get("tiny_train").thing_classes
+    MetadataCatalog.get("own").thing_classes = MetadataCatalog.get("tiny_train").thing_classes + request.param
     watched_cfg.DATASETS.TRAIN = ("own",)
-    try:
-        with caplog.at_level("WARNING", logger="eql_d2"):
-            train(watched_cfg)
-    finally:
-        DatasetCatalog.remove("own")
-        MetadataCatalog.remove("own")
-    assert "Classes are not watched: Dataset 'own' has no annotation file" in caplog.text
+    yield records
+    DatasetCatalog.remove("own")
+    MetadataCatalog.remove("own")
+
+
+def test_a_dataset_of_records_is_watched_by_its_own_counts(watched_cfg, own_records):
+    train(watched_cfg)
+    images = [{annotation["category_id"] for annotation in record["annotations"]} for record in own_records]
+    expected = [sum(number in classes for classes in images) for number in range(6)]
+    assert [int(row["image_count"]) for row in read_classes(watched_cfg.OUTPUT_DIR)] == expected
+
+
+@pytest.mark.parametrize("own_records", [["of no image"]], indirect=True)
+def test_a_dataset_without_counts_trains_unwatched(watched_cfg, own_records, caplog):
+    watched_cfg.MODEL.ROI_BOX_HEAD.PREDICTOR = "SoftmaxPredictor"  # needs no counts
+    with caplog.at_level("WARNING", logger="eql_d2"):
+        train(watched_cfg)
+    assert "Classes are not watched: MODEL.ROI_HEADS.NUM_CLASSES is 6, but" in caplog.text
 
 
 def watch_in_each_process(cfg, folder):
