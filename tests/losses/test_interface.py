@@ -53,6 +53,11 @@ def test_gradcheck(name, loss, batch, fast):
     assert torch.autograd.gradcheck(lambda z: sum(compute(loss, z, gt_classes).values()), logits, fast_mode=fast)
 
 
+def test_a_checkpoint_holds_what_is_collected_and_nothing_else(loss):
+    """What follows from counts and options is of the run that loads it."""
+    assert set(loss.state_dict()) == set(loss.initial_state if isinstance(loss, StatefulLoss) else ())
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(loss, batch, dtype):
     logits, gt_classes = batch
