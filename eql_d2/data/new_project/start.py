@@ -11,6 +11,7 @@ from eql_d2.data.annotations.findings import Finding
 from eql_d2.data.category_counts import count_annotations
 from eql_d2.data.checks.doctor import DatasetCheck, examine_dataset
 from eql_d2.data.new_project.choices import Method, Schedule, Sizes, method_of, schedule_of, sizes_of
+from eql_d2.data.new_project.found_images import find_images
 from eql_d2.data.new_project.splitting import split_by_image
 from eql_d2.data.new_project.tool_formats import coco_file, own_validation
 from eql_d2.errors import UserError
@@ -97,13 +98,15 @@ def start_project(
     if config_file.exists():
         raise UserError(f"{config_file} is there already; name another --output or --name.")
     train_file, found = coco_file(Path(annotations), Path(images) if images else None, output / "annotations.json")
-    image_folder = found or train_file.parent
     sentences = []
+    train_file, image_folder = _with_images(train_file, found, output / "annotations.json", sentences)
     given = (Path(val), Path(val_images) if val_images else None) if val else own_validation(Path(annotations))
     if given and not val:
         sentences.append(f"The export's own validation set is used, {given[1] or given[0]}")
     val_file, val_folder = coco_file(*given, output / "val_annotations.json") if given else (None, None)
-    val_folder = val_folder or (image_folder if val or not val_file else val_file.parent)
+    val_folder = val_folder or (image_folder if val or not val_file else None)
+    if val_file:
+        val_file, val_folder = _with_images(val_file, val_folder, output / "val_annotations.json", sentences)
     check = examine_dataset(
         train_file,
         image_folder,
@@ -144,6 +147,13 @@ def start_project(
     except OSError as error:
         raise UserError(f"--output {output} cannot be written ({error.strerror}); name another.") from None
     return NewProject(config_file, check, tuple(sentences))
+
+
+def _with_images(file: Path, folder: Path | None, output: Path, sentences: list[str]) -> tuple[Path, Path]:
+    """An annotation file and the folder that its images are in, as :func:`find_images`, which says what it changes."""
+    file, folder, sentence = find_images(file, folder, output)
+    sentences += [sentence] if sentence else []
+    return file, folder
 
 
 def _refuse_defects(check: DatasetCheck, ignore: bool) -> None:
@@ -215,8 +225,8 @@ def _config_text(
     anchors = ", ".join(f"[{side}]" for side in sizes.anchors)
     shorter = [round(sizes.shortest * share / 32) * 32 for share in (0.8, 0.9, 1.0)]
     weights = _WEIGHTS[pretrained, masks]
-    return f"""# A detector for {name}, written by tools/start_project.py. Paths are relative to this file.
-#   train     eql-d2 train --config-file {output / f"{name}.yaml"}   (in a clone also python tools/train_net.py)
+    return f"""# A detector for {name}, written by eql-d2 new. Paths are relative to this file, OUTPUT_DIR to where you train.
+#   train     eql-d2 train --config-file {output / f"{name}.yaml"}
 #   go on     the same with --resume; on a machine without GPU add MODEL.DEVICE cpu
 #   results   OUTPUT_DIR/inference: AP of boxes{" and masks" if masks else ""}, and of every class as a table
 #   pictures  eql-d2 predict PICTURES --weights OUTPUT_DIR/model_best.pth --output found
