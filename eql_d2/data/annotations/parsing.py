@@ -207,7 +207,8 @@ class ParsedAnnotations:
 
     def _tell_of_regions(self, kept: np.ndarray) -> None:
         if kept.any() and self.regions[kept].all():
-            sentence = f"all {int(kept.sum())} annotations are crowds (iscrowd or ignore 1), which train nothing"
+            sentence = f"all {int(kept.sum())} annotations are crowds (iscrowd or ignore 1), which train nothing; "
+            sentence += "where each is one object, as CVAT's brush masks are, write 0"
             self._findings.add("defect", "crowds only", sentence, 1)
 
     def _annotation_complaint(self, annotation: AnnotationFields, size: tuple[int, int] | None) -> str | None:

@@ -9,11 +9,11 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as mask_api
 
 from eql_d2.data.annotations.path_hints import other_spelling
 from eql_d2.data.new_project.shapes import Shape, as_coco, ellipse, entry_named, polygon, turn
+from eql_d2.data.pictures import header_size
 from eql_d2.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -55,14 +55,12 @@ def label_studio_as_coco(path: Path, images: Path) -> dict[str, Any]:
             is_full = "annotations" in task or "completions" in task
             results = chosen.get("result", []) if is_full else _of_minimal(task)
             name = _file_of(path, task, images)
-        try:
-            with Image.open(images / name) as image:
-                size = image.size
-        except OSError as error:
-            raise UserError(f"{path} names image {name}, which cannot be read in {images} ({error}).") from None
+        size = header_size(images / name)
+        if size is None:
+            raise UserError(f"{path} names image {name}, which cannot be read in {images}; mend or delete it.")
         entries.append((name, size, _shapes(path, name, results, size)))
     if several:
-        logger.warning("%s: %d tasks were labelled more than once; the ground truth of each is taken, or else the last.", path, several)
+        logger.warning("%s: %d tasks have several labellings; the ground truth counts, or the last.", path, several)
     return as_coco(path, entries)
 
 

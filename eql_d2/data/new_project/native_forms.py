@@ -8,10 +8,10 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as mask_api
 
 from eql_d2.data.new_project.shapes import Shape, as_coco, ellipse, entry_named, polygon, turn, united
+from eql_d2.data.pictures import header_size
 from eql_d2.errors import UserError
 
 _LABEL_KEYS = ("label", "class", "category", "name", "type", "object")
@@ -52,11 +52,9 @@ def via_as_coco(path: Path, images: Path) -> dict[str, Any]:
     for file, of_file in zip(files, regions, strict=True):
         with entry_named(path, f"entry {len(entries)} of the images"):
             name = str(file["filename"])
-        try:
-            with Image.open(images / name) as image:
-                size = image.size
-        except OSError:
-            raise UserError(f"{path} names image {name}, which cannot be read in {images}; set --images.") from None
+        size = header_size(images / name)
+        if size is None:
+            raise UserError(f"{path} names image {name}, which cannot be read in {images}; set --images.")
         entries.append((name, size, _via_shapes(path, name, of_file, key)))
     return as_coco(path, entries)
 

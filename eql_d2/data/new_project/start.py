@@ -11,7 +11,7 @@ from eql_d2.data.annotations.findings import Finding
 from eql_d2.data.category_counts import count_annotations
 from eql_d2.data.checks.doctor import DatasetCheck, examine_dataset
 from eql_d2.data.new_project.choices import Method, Schedule, Sizes, method_of, schedule_of, sizes_of
-from eql_d2.data.new_project.found_images import find_images
+from eql_d2.data.new_project.repairs import find_images, match_classes
 from eql_d2.data.new_project.splitting import split_by_image
 from eql_d2.data.new_project.tool_formats import coco_file, own_validation
 from eql_d2.errors import UserError
@@ -28,6 +28,7 @@ _WEIGHTS = {
     ("none", True): "",
     ("none", False): "",
 }
+_OF_THE_WHOLE = ("different classes", "no annotations", "crowds only")  # defects that no entry could be left out for
 _WHY = {
     "coco": "a detector of COCO's 80 classes: the best start for photographs of everyday things, and a good one for\n"
     "  # others; classes of the same name keep their weights",
@@ -107,6 +108,8 @@ def start_project(
     val_folder = val_folder or (image_folder if val or not val_file else None)
     if val_file:
         val_file, val_folder = _with_images(val_file, val_folder, output / "val_annotations.json", sentences)
+        val_file, matched = match_classes(train_file, val_file, output / "val_annotations.json")
+        sentences += [matched] if matched else []
     check = examine_dataset(
         train_file,
         image_folder,
@@ -162,6 +165,9 @@ def _refuse_defects(check: DatasetCheck, ignore: bool) -> None:
     unusable = next((finding for _, finding in defects if finding.kind == "unusable annotation file"), None)
     if unusable is not None:
         raise UserError(unusable.sentence)
+    whole = next((found for found in defects if found[1].kind in _OF_THE_WHOLE), None)
+    if whole is not None:
+        raise UserError(f"The {whole[0].replace(', ', ' and the ')} set: {whole[1]}.")
     if not defects or ignore:
         return
     where, first = defects[0][0].replace(", ", " and the "), defects[0][1]
@@ -225,7 +231,8 @@ def _config_text(
     anchors = ", ".join(f"[{side}]" for side in sizes.anchors)
     shorter = [round(sizes.shortest * share / 32) * 32 for share in (0.8, 0.9, 1.0)]
     weights = _WEIGHTS[pretrained, masks]
-    return f"""# A detector for {name}, written by eql-d2 new. Paths are relative to this file, OUTPUT_DIR to where you train.
+    return f"""# A detector for {name}, written by eql-d2 new. Paths are relative to this file, OUTPUT_DIR to the folder
+# in which it is trained.
 #   train     eql-d2 train --config-file {output / f"{name}.yaml"}
 #   go on     the same with --resume; on a machine without GPU add MODEL.DEVICE cpu
 #   results   OUTPUT_DIR/inference: AP of boxes{" and masks" if masks else ""}, and of every class as a table

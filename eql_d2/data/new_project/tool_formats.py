@@ -1,8 +1,9 @@
 """Annotation folders of tools that do not write COCO's format, converted by the package supervision.
 
 CVAT, Label Studio, Roboflow and VGG Image Annotator export COCO's format themselves; CVAT's own XML and the own JSON of
-VIA and Label Studio are read here (see :mod:`eql_d2.data.new_project.native_forms`). YOLO-format folders (also Ultralytics', Roboflow's,
-Label Studio's and CVAT's), LabelMe's files, Pascal VOC's XML and Create ML's JSON are converted here.
+VIA and Label Studio are read (see :mod:`eql_d2.data.new_project.native_forms` and :mod:`.label_studio`). YOLO-format
+folders (also Ultralytics', Roboflow's, Label Studio's and CVAT's), LabelMe's files, Pascal VOC's XML and Create ML's
+JSON are converted here.
 """
 
 import contextlib
@@ -60,9 +61,9 @@ def coco_file(annotations: Path, images: Path | None, output: Path) -> tuple[Pat
 
     Args:
         annotations: a JSON file in the COCO or LVIS format, or of VIA's, Label Studio's or Create ML's own; CVAT's own
-            XML; or a folder that holds one of these, COCO's under a name that tools give it (Roboflow's, CVAT's, Label Studio's) or as
-            its only JSON file, a YOLO ``data.yaml`` or ``classes.txt`` with labels, LabelMe's JSON files, or XML of
-            Pascal VOC.
+            XML; or a folder that holds one of these, COCO's under a name that tools give it (Roboflow's, CVAT's, Label
+            Studio's) or as its only JSON file, a YOLO ``data.yaml`` or ``classes.txt`` with labels, LabelMe's JSON
+            files, or XML of Pascal VOC.
         images: folder of the images; None where the annotations lie beside them, as each form has it.
         output: JSON file to write a conversion to.
 

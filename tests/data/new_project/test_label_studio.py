@@ -124,7 +124,7 @@ def test_labels_of_a_shape_of_their_own_and_several_annotators(tmp_path, caplog)
     names = {category["id"]: category["name"] for category in content["categories"]}
     labels = [(a["image_id"], names[a["category_id"]]) for a in content["annotations"]]
     assert labels == [(1, "fox"), (2, "dog")]
-    assert "1 tasks were labelled more than once" in caplog.text
+    assert "1 tasks have several labellings" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,8 @@ def test_pascal_voc_in_its_folders(tmp_path, named):
 
 
 def test_a_validation_set_that_is_not_there_is_told(tmp_path, caplog):
-    write_files(tmp_path, {**ultralytics(tmp_path), "data.yaml": "train: images/train\nval: images/dev\nnames: [cat]\n"})
+    data = "train: images/train\nval: images/dev\nnames: [cat]\n"
+    write_files(tmp_path, {**ultralytics(tmp_path), "data.yaml": data})
     assert own_validation(tmp_path) == (tmp_path, tmp_path / "images" / "val")
     shutil.rmtree(tmp_path / "images" / "val")
     assert own_validation(tmp_path) is None

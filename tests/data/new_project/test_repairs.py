@@ -1,13 +1,13 @@
-"""Images of an export that are in another folder, or under other paths than its file says."""
+"""Exports whose images are in another folder or under other paths, and validation sets with classes of their own."""
 
 import json
 
 import pytest
 
 from eql_d2.data.new_project import start_project
-from eql_d2.data.new_project.found_images import find_images
+from eql_d2.data.new_project.repairs import find_images
 from eql_d2.errors import UserError
-from tests.data.small_set import make_content, write_picture
+from tests.data.small_set import make_content, write_picture, write_set
 
 
 def write_export(folder, said, stored):
@@ -65,3 +65,35 @@ def test_nothing_is_guessed_where_images_are_missing_or_would_be_taken_twice(tmp
     content["images"][1]["file_name"] = "b\\0.jpg"
     file.write_text(json.dumps(content))
     assert find_images(file, tmp_path / "images", tmp_path / "new.json") == (file, tmp_path / "images", "")
+
+
+def write_validation(folder, classes, of_annotations):
+    """A validation set with classes {name: id} of its own."""
+    content = make_content(2, first=4)
+    content["categories"] = [{"id": number, "name": name} for name, number in classes.items()]
+    for annotation, name in zip(content["annotations"], of_annotations, strict=True):
+        annotation["category_id"] = classes[name]
+    return write_set(folder, "val.json", content)
+
+
+@pytest.mark.parametrize("classes", [{"cat": 1, "dog": 2}, {"dog": 3, "cat": 5}, {"dog": 5}])
+def test_classes_of_a_validation_set_are_matched_by_name(tmp_path, classes):
+    train = write_set(tmp_path, "train.json", make_content())  # dog 5 and cat 3
+    names = list(classes) * 2
+    val = write_validation(tmp_path, classes, names[:2])
+    project = start_project(train, tmp_path, tmp_path / "new", val=val, name="cats")
+    written = tmp_path / "new" / "val_annotations.json"
+    assert written.exists() is (classes != {"dog": 5, "cat": 3})
+    content = json.loads(written.read_text())
+    assert [category["id"] for category in content["categories"]] == [3, 5]
+    expected = [{"cat": 3, "dog": 5}[name] for name in names[:2]]
+    assert [annotation["category_id"] for annotation in content["annotations"]] == expected
+    assert project.check.sets[1].annotation_file == written
+    assert "The classes of val.json are those of train.json by their names" in project.sentences[0]
+
+
+def test_other_classes_are_not_matched(tmp_path):
+    train = write_set(tmp_path, "train.json", make_content())
+    val = write_validation(tmp_path, {"cat": 1, "fox": 2}, ["cat", "fox"])
+    with pytest.raises(UserError, match=r"class 2 is 'dog'.* and 'fox'.*under the same ids.$"):
+        start_project(train, tmp_path, tmp_path / "new", val=val, name="cats", ignore_defects=True)
