@@ -67,8 +67,7 @@ def main() -> None:
     try:
         exec(compile(in_verbs(path.read_text(encoding="utf-8")), path, "exec"), tool.__dict__)
     except SystemExit as error:
-        error.code = in_verbs(error.code) if isinstance(error.code, str) else error.code
-        raise
+        sys.exit(in_verbs(error.code) if isinstance(error.code, str) else error.code)
 
 
 if __name__ == "__main__":
