@@ -123,7 +123,7 @@ def _told(cfg: CfgNode, key: str, counts: CategoryCounts) -> str:
     if key.endswith(".BIN_EDGES"):
         bins = torch.bucketize(torch.tensor(counts.instance_counts), torch.tensor(value), right=True)
         sizes = torch.bincount(bins, minlength=len(value) + 1).tolist()
-        sentence += f" ({' + '.join(map(str, sizes))} classes)"
+        sentence += f" ({' + '.join(map(str, sizes))} {'class' if sizes == [1] else 'classes'})"
     return sentence
 
 

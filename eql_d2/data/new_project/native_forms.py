@@ -129,7 +129,7 @@ def _cvat_shapes(path: Path, name: str, image: ElementTree.Element, size: tuple[
         with entry_named(path, f"{element.tag} {number} of image {name}"):
             shape = _cvat_shape(element, size)
         group = element.attrib.get("group_id", "0")
-        if group != "0" and element.tag in ("polygon", "mask"):
+        if group != "0" and element.tag in ("polygon", "mask") and not isinstance(shape, str):
             parts.setdefault((group, element.tag, shape[0]), []).append(shape)
         else:
             yield shape

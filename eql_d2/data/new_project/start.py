@@ -99,15 +99,15 @@ def start_project(
     if config_file.exists():
         raise UserError(f"{config_file} is there already; name another --output or --name.")
     train_file, found = coco_file(Path(annotations), Path(images) if images else None, output / "annotations.json")
-    sentences = []
+    sentences: list[str] = []
     train_file, image_folder = _with_images(train_file, found, output / "annotations.json", sentences)
     given = (Path(val), Path(val_images) if val_images else None) if val else own_validation(Path(annotations))
     if given and not val:
         sentences.append(f"The export's own validation set is used, {given[1] or given[0]}")
     val_file, val_folder = coco_file(*given, output / "val_annotations.json") if given else (None, None)
-    val_folder = val_folder or (image_folder if val or not val_file else None)
     if val_file:
-        val_file, val_folder = _with_images(val_file, val_folder, output / "val_annotations.json", sentences)
+        where = val_folder or (image_folder if val else None)
+        val_file, val_folder = _with_images(val_file, where, output / "val_annotations.json", sentences)
         val_file, matched = match_classes(train_file, val_file, output / "val_annotations.json")
         sentences += [matched] if matched else []
     check = examine_dataset(
@@ -138,7 +138,7 @@ def start_project(
     ]
     sets = [
         (f"{name}_train", train_file, image_folder),
-        (f"{name}_val", val_file, val_folder),
+        (f"{name}_val", val_file, val_folder or image_folder),
     ]
     text = _config_text(
         name, output, sets, train, schedule, sizes, method, masks=masks, pretrained=pretrained, ignore=ignore_defects
