@@ -165,16 +165,15 @@ def _refuse_defects(check: DatasetCheck, ignore: bool) -> None:
     unusable = next((finding for _, finding in defects if finding.kind == "unusable annotation file"), None)
     if unusable is not None:
         raise UserError(unusable.sentence)
-    whole = next((found for found in defects if found[1].kind in _OF_THE_WHOLE), None)
-    if whole is not None:
-        raise UserError(f"The {whole[0].replace(', ', ' and the ')} set: {whole[1]}.")
-    if not defects or ignore:
+    whole = [found for found in defects if found[1].kind in _OF_THE_WHOLE]
+    if not defects or (ignore and not whole):
         return
-    where, first = defects[0][0].replace(", ", " and the "), defects[0][1]
+    where, first = (whole if ignore else defects)[0]
     others = len(defects) - 1
     more = f", and {others} other {'kinds' if others > 1 else 'kind'} of defect" if others else ""
+    way_out = "" if whole else ", and --ignore leaves such entries out"
     raise UserError(
-        f"The {where} set: {first}{more}; tools/check_dataset.py lists them all, and --ignore leaves such entries out."
+        f"The {where.replace(', ', ' and the ')} set: {first}{more}; tools/check_dataset.py lists them all{way_out}."
     )
 
 

@@ -33,6 +33,10 @@ logger = logging.getLogger(__name__)
 
 _COCO_NAMES = ("_annotations.coco.json", "instances_default.json", "result.json", "annotations.json")
 _TRAIN, _VAL = "train", ("valid", "val")  # folders of Roboflow's exports
+_NO_JSON = {
+    ".csv": "a table, which no tool writes alike; export COCO's format, as VIA and Roboflow do",
+    ".xml": "not CVAT's; name the folder, if it is one of Pascal VOC's files",
+}
 _VOC_FOLDERS = ("Annotations", "annotations")
 _IMAGE_FOLDERS = ("images", "JPEGImages")
 _MALFORMED = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ElementTree.ParseError)
@@ -73,6 +77,8 @@ def coco_file(annotations: Path, images: Path | None, output: Path) -> tuple[Pat
     if not annotations.exists():
         raise UserError(f"--annotations {annotations} does not exist; name a file or folder of annotations.")
     native = _native_file(annotations)
+    if native is None and annotations.suffix.lower() in _NO_JSON:
+        raise UserError(f"--annotations {annotations} is {_NO_JSON[annotations.suffix.lower()]}.")
     if native is not None:
         image_folder = images or _beside(native.parent)
         _write_native(native, image_folder, output)

@@ -1,5 +1,6 @@
 """Folders in the form of YOLO: where their class names, images and labels lie."""
 
+import contextlib
 import json
 import logging
 from pathlib import Path
@@ -75,6 +76,12 @@ def yolo_images(names_file: Path) -> Path:
     usual = (*([_LABELS_BESIDE] if names_file.name == _NAME_LISTS[1] else []), "images/train", "train/images", "images")
     found = next((base / path for base in (folder, folder.parent) for path in usual if (base / path).is_dir()), None)
     of_images = named or found
+    said = _content(names_file).get("train") if names_file.suffix in _YAML else None
+    if isinstance(said, list) and said and not named:
+        raise UserError(
+            f"YOLO file {names_file} names {len(said)} folders to train on, {said[0]} first; put all images with their "
+            "labels into one."
+        )
     if of_images:
         return of_images
     if any(folder.glob("*.txt")) and any(path.suffix.lower() in (".jpg", ".jpeg", ".png") for path in folder.iterdir()):
@@ -90,8 +97,9 @@ def yolo_validation(names_file: Path) -> Path | None:
     found = _named_folder(names_file, "val") or next(
         (path for name in _USUAL_VALIDATION if (path := names_file.parent / name).is_dir()), None
     )
-    if found is not None and found.resolve() == yolo_images(names_file).resolve():
-        return None
+    with contextlib.suppress(UserError):  # --images may name what to train on
+        if found is not None and found.resolve() == yolo_images(names_file).resolve():
+            return None
     if found is not None and yolo_labels(found, names_file.parent, fallback=False).is_dir():
         return found
     named = _content(names_file).get("val") if names_file.suffix in _YAML else None
@@ -104,9 +112,11 @@ def _named_folder(names_file: Path, key: str) -> Path | None:
     if names_file.suffix not in _YAML:
         return None
     content = _content(names_file)
-    if not isinstance(content.get(key), str):
+    said = content.get(key)
+    said = said[0] if isinstance(said, list) and len(said) == 1 else said
+    if not isinstance(said, str):
         return None
-    base, path = Path(str(content.get("path") or "")), Path(content[key])
+    base, path = Path(str(content.get("path") or "")), Path(said)
     folder = names_file.parent
     # Roboflow writes ../train/images beside a data.yaml in the folder of train itself; Ultralytics' path is relative to
     # a folder of its settings, and a downloaded one is of another machine.

@@ -95,5 +95,7 @@ def test_classes_of_a_validation_set_are_matched_by_name(tmp_path, classes):
 def test_other_classes_are_not_matched(tmp_path):
     train = write_set(tmp_path, "train.json", make_content())
     val = write_validation(tmp_path, {"cat": 1, "fox": 2}, ["cat", "fox"])
-    with pytest.raises(UserError, match=r"class 2 is 'dog'.* and 'fox'.*under the same ids.$"):
+    with pytest.raises(
+        UserError, match=r"class 2 is 'dog'.* and 'fox'.*under the same ids; tools/check_dataset\.py lists them all\.$"
+    ):
         start_project(train, tmp_path, tmp_path / "new", val=val, name="cats", ignore_defects=True)

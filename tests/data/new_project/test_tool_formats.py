@@ -124,6 +124,14 @@ def test_pascal_voc_in_its_folders(tmp_path, named):
     assert [image["file_name"] for image in json.loads(path.read_text())["images"]] == ["0.png", "1.png", "2.png"]
 
 
+def test_several_folders_to_train_on(tmp_path):
+    write_files(tmp_path, {**ultralytics(tmp_path), "data.yaml": "train: [images/a, images/b]\nnames: [cat]\n"})
+    with pytest.raises(UserError, match="names 2 folders to train on, images/a first; put all images"):
+        coco_file(tmp_path, None, tmp_path / "new.json")
+    write_files(tmp_path, {"data.yaml": "train: [images/train]\nval: [images/val]\nnames: [cat]\n"})
+    assert own_validation(tmp_path) == (tmp_path, tmp_path / "images" / "val")
+
+
 def test_a_validation_set_that_is_not_there_is_told(tmp_path, caplog):
     data = "train: images/train\nval: images/dev\nnames: [cat]\n"
     write_files(tmp_path, {**ultralytics(tmp_path), "data.yaml": data})
@@ -168,6 +176,8 @@ def labelme(number, **changes):
         ),
         ({"v.json": json.dumps(VIA)}, "v.json", r"v\.json: region 0 of image 0\.png .*\(no 'shape_attributes'\)"),
         ({"data.yaml": "train: images\n"}, "data.yaml", r"data\.yaml names no classes; add names"),
+        ({"a.csv": "filename,x\n"}, "a.csv", r"a\.csv is a table, which no tool writes alike; export COCO's format"),
+        ({"a.xml": VOC.format(0)}, "a.xml", r"a\.xml is not CVAT's; name the folder, if it is one of Pascal VOC's"),
         ({"p.json": '[{"id": 1, "from_name": "l", "to_name": "i"}]'}, "p.json", "p.json: task 1 names no picture"),
         ({"p.json": '[{"image_id": 1, "score": 0.5}]'}, "p.json", "looks like a results file, which tools/evaluate"),
         ({"p.json": '{"type": "FeatureCollection"}'}, "p.json", r"images and categories missing \(it looks like GeoJ"),
