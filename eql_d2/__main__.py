@@ -1,6 +1,7 @@
 """The command ``eql-d2``: the tools as verbs, from any folder. ``eql-d2 train`` runs tools/train_net.py, and so on."""
 
 import ast
+import re
 import sys
 from types import ModuleType
 
@@ -35,6 +36,16 @@ def usage() -> str:
     )
 
 
+def in_verbs(text: str) -> str:
+    """A text in which tools are named as the command's verbs: outside of a clone there is no folder ``tools``."""
+    verb_of = {tool: verb for verb, tool in VERBS.items()}
+    return re.sub(
+        r"(?:python )?\btools/(\w+)\.py\b",
+        lambda found: f"eql-d2 {verb_of[found[1]]}" if found[1] in verb_of else found[0],
+        text,
+    )
+
+
 def _first_line(tool: str) -> str:
     text = (TOOLS / f"{tool}.py").read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
@@ -53,7 +64,10 @@ def main() -> None:
     tool = ModuleType("__main__")
     tool.__file__ = str(path)  # by which the processes that it starts find it
     sys.modules["__main__"] = tool
-    exec(compile(path.read_text(encoding="utf-8"), path, "exec"), tool.__dict__)
+    try:
+        exec(compile(in_verbs(path.read_text(encoding="utf-8")), path, "exec"), tool.__dict__)
+    except SystemExit as error:
+        sys.exit(in_verbs(error.code) if isinstance(error.code, str) else error.code)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ MESSAGES = (
     ".*broadcast_buffers",
     ".*given NumPy array is not writable",
     "TypedStorage is deprecated",
+    "This DataLoader will create",  # more processes than the machine has cores: said by PyTorch for each loader
 )
 
 

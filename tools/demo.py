@@ -201,7 +201,7 @@ def show(runs: dict[str, Path], picture: Path, seconds: float, quick: bool) -> N
     python, folders = os.path.relpath(Path(sys.executable).parent / "python"), " ".join(map(str, runs.values()))
     print(
         f"Next: one page on these runs with `{python} tools/report.py --runs {folders}`; your own data with "
-        "tools/start_project.py (docs/your_project.md)."
+        "tools/start_project.py (docs/your_data.md)."
     )
 
 

@@ -88,12 +88,14 @@ def main() -> int:
         job = PredictionJob(predictor, arguments.output, known.ids, known.first_free_id, draw_above=arguments.threshold)
     summary = job.run(inputs)
     print(
-        f"{summary.num_detections} detections in {summary.num_images} images or frames, {summary.num_drawn} of them "
-        f"drawn: {arguments.output}"
+        f"{summary.num_detections} detections in {summary.num_images} picture{'s' * (summary.num_images != 1)}, "
+        f"{summary.num_drawn} of them drawn: {arguments.output}"
     )
     if not summary.num_drawn:
-        best = f"the best score is {summary.best_score:.3f}" if summary.num_detections else "there is no detection"
-        print(f"Nothing scored above {arguments.threshold}, and {best}; lower --threshold to see more.")
+        best = f"the best score is {summary.best_score:.3f}; lower --threshold to see more"
+        if not summary.num_detections:
+            best = "nor above the least score that the config keeps (MODEL.ROI_HEADS.SCORE_THRESH_TEST)"
+        print(f"Nothing scored above {arguments.threshold}, {'and ' * bool(summary.num_detections)}{best}.")
     if summary.skipped:
         print(f"warning: {len(summary.skipped)} of {len(inputs)} inputs were skipped.", file=sys.stderr)
         return SKIPPED

@@ -1,9 +1,9 @@
 """Start a project: from annotations and images to a commented config that trains.
 
 Reads COCO's and LVIS's formats (as CVAT, Label Studio, Roboflow and VIA export
-them), CVAT's own XML of images, VIA's own JSON and, with the package
-supervision, folders of YOLO, LabelMe and Pascal VOC and Create ML's JSON. An
-export's own validation set is used where it has one.
+them), CVAT's own XML of images, the own JSON of Label Studio and VIA and, with
+the package supervision, folders of YOLO, LabelMe and Pascal VOC and Create ML's
+JSON. An export's own validation set is used where it has one.
 
 Examples:
     python tools/start_project.py --annotations export.json --images photos \\
@@ -72,8 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     for sentence in project.sentences:
         print(sentence)
     print(f"\nWritten: {project.config_file}. Read it, then train:")
-    command = "eql-d2 train" if sys.argv[0].startswith("eql-d2") else "python tools/train_net.py"
-    print(f"  {command} --config-file {project.config_file}")
+    print(f"  python tools/train_net.py --config-file {project.config_file}")
 
 
 if __name__ == "__main__":

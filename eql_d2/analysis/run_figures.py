@@ -18,7 +18,7 @@ from eql_d2.analysis.run_charts import Series, draw_by_count, draw_by_rank, draw
 from eql_d2.errors import UserError
 
 PAPER_LAMBDA = 0.00177
-_LINE = (
+HOW_LINES_ARE_DRAWN = (
     "Dots are classes (left out where they are too many), the line their smooth mean (Gaussian weights); runs that "
     "differ by the seed are averaged, and the band is one standard deviation of their lines."
 )
@@ -49,7 +49,7 @@ def gradient_ratio(runs: Sequence[FinishedRun]) -> RunFigure:
     caption = (
         "Sum of the absolute gradients of the loss with respect to a class's logits of its own RoIs (positive), over "
         "the sum for all other RoIs (negative), over the whole training. A class without positive gradients lies on "
-        f"the lower edge. {_LINE}"
+        f"the lower edge. {HOW_LINES_ARE_DRAWN}"
     )
     draw = partial(draw_by_rank, ylabel="positive / negative gradients", logarithmic=True)
     return _of_classes(runs, lambda run: run.gradient_ratios, "Gradient ratio by class", caption, draw)
@@ -57,7 +57,10 @@ def gradient_ratio(runs: Sequence[FinishedRun]) -> RunFigure:
 
 def weight_norm(runs: Sequence[FinishedRun]) -> RunFigure:
     """Norms of the classifier's weights (what BAGS starts from)."""
-    caption = f"Length ‖w‖ of each class's weights in the classifier of the last checkpoint, without the bias. {_LINE}"
+    caption = (
+        "Length ‖w‖ of each class's weights in the classifier of the last checkpoint, without the bias. "
+        f"{HOW_LINES_ARE_DRAWN}"
+    )
     draw = partial(draw_by_rank, ylabel="‖w‖ of the classifier")
     return _of_classes(runs, weight_norms, "Classifier weight norm by class", caption, draw)
 
@@ -68,7 +71,7 @@ def positive_score(runs: Sequence[FinishedRun]) -> RunFigure:
         "For each object of the test set, the highest score of its class among saved detections whose box overlaps it "
         f"with an IoU of at least {MIN_IOU}, and 0 if there is none; the mean over the class's objects. A lower bound "
         "of the mean predicted probability of positives: detections below the score threshold, beyond the number kept "
-        f"of an image, or suppressed by a better one are not in the file. {_LINE}"
+        f"of an image, or suppressed by a better one are not in the file. {HOW_LINES_ARE_DRAWN}"
     )
 
     def read(run: FinishedRun) -> dict[str, Values]:
@@ -81,7 +84,7 @@ def positive_score(runs: Sequence[FinishedRun]) -> RunFigure:
 def ap_by_frequency(runs: Sequence[FinishedRun], task: str) -> RunFigure:
     """AP of each class against its number of training images."""
     kind = {"bbox": "box", "segm": "mask"}[task]
-    caption = f"{kind.capitalize()} AP of each class that the test set has objects of. {_LINE}"
+    caption = f"{kind.capitalize()} AP of each class that the test set has objects of. {HOW_LINES_ARE_DRAWN}"
 
     def read(run: FinishedRun) -> dict[str, Values]:
         return {_of_dataset(run, name): run.class_ap(name, task) for name in run.cfg.DATASETS.TEST}

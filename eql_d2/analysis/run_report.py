@@ -13,7 +13,7 @@ from eql_d2.analysis.gallery import gallery, legend
 from eql_d2.analysis.page import html_page
 from eql_d2.analysis.report_page_style import REPORT_SCRIPT, REPORT_STYLE
 from eql_d2.analysis.report_tables import folded, remarks, runs_table, say_once
-from eql_d2.analysis.run_figures import FIGURES, group_means_table
+from eql_d2.analysis.run_figures import FIGURES, HOW_LINES_ARE_DRAWN, group_means_table
 from eql_d2.errors import UserError
 
 MOST_IN_FIGURES = 6  # rows; colours that can be told apart
@@ -122,16 +122,20 @@ def _summary(runs: Sequence[FinishedRun], skipped: Sequence[str]) -> str:
 def _figures(runs: Sequence[FinishedRun], shown: Sequence[FinishedRun], rows: Sequence[str]) -> str:
     names = [run.name for run in runs]
     missing, parts = [], []
+    note = ""
     for make in FIGURES.values():
         try:
             figure = make(shown)
         except UserError as error:
             missing.append(f"A figure was left out. {error}")
             continue
+        caption = figure.caption.removesuffix(HOW_LINES_ARE_DRAWN)  # said once, above all figures
+        if caption != figure.caption:
+            note = f'<p class="soft">Figures of classes: {HOW_LINES_ARE_DRAWN[0].lower()}{HOW_LINES_ARE_DRAWN[1:]}</p>'
         table = group_means_table(figure) if figure.group_means else ""
         parts.append(
             f"<figure><h3>{figure.title}</h3>{page_figure(figure.draw, figure.title)}"
-            f"<figcaption>{html.escape(figure.caption)}</figcaption>{table}"
+            f"<figcaption>{html.escape(caption.rstrip())}</figcaption>{table}"
             f"{folded('Not in this figure', say_once(figure.left_out, names))}</figure>"
         )
     if len(runs) > len(shown):
@@ -139,7 +143,7 @@ def _figures(runs: Sequence[FinishedRun], shown: Sequence[FinishedRun], rows: Se
             f"Figures and class tables show {', '.join(rows)}, {len(shown)} of {len(runs)} runs; --series chooses "
             "others by their names, --baseline the one to compare with."
         )
-    return f'<div class="columns figures">{"".join(parts)}</div>{remarks(missing)}'
+    return f'{note}<div class="columns figures">{"".join(parts)}</div>{remarks(missing)}'
 
 
 def _detections(runs: Sequence[FinishedRun]) -> tuple[dict[str, list[FinishedRun]], list[str]]:

@@ -84,6 +84,22 @@ def _scaled(values: np.ndarray, whole: bool) -> np.ndarray:
     return (values - low) * (255 / max(high - low, 1e-12))
 
 
+def check_png(image: Image.Image) -> None:
+    """Make sure that the checksums of a PNG are right; the image cannot be decoded afterwards.
+
+    Detectron2 takes what was decoded until a fault, and black below it, for the picture: Pillow decodes a PNG where its
+    EXIF data is asked for, and errors of that are ignored.
+
+    Raises:
+        OSError: they are not.
+    """
+    if image.format == "PNG":
+        try:
+            image.verify()
+        except SyntaxError as error:
+            raise OSError(str(error)) from None
+
+
 class _EightBits(PathHandler):
     """Opens pictures, those of more than 8 bits as PNG of 8 bits."""
 
@@ -98,6 +114,7 @@ class _EightBits(PathHandler):
         file = PathManager.open(path.removeprefix(PREFIX), "rb")
         image = Image.open(file)
         if not is_deep(image):
+            check_png(image)
             file.seek(0)
             return file
         with file:

@@ -119,11 +119,11 @@ def _told(cfg: CfgNode, key: str, counts: CategoryCounts) -> str:
             sentence += "; every class is in every image, so that the method changes nothing for this set"
     if key.endswith(".FREQUENCY_THRESHOLDS"):
         groups = dataclasses.replace(counts, thresholds=FrequencyThresholds(*value)).frequency_groups
-        sentence += f" ({', '.join(f'{groups.count(letter)} classes are {letter}' for letter in 'rcf')})"
+        sentence += f" ({', '.join(f'{groups.count(letter)} {letter}' for letter in 'rcf')} classes)"
     if key.endswith(".BIN_EDGES"):
         bins = torch.bucketize(torch.tensor(counts.instance_counts), torch.tensor(value), right=True)
         sizes = torch.bincount(bins, minlength=len(value) + 1).tolist()
-        sentence += f" ({' + '.join(map(str, sizes))} classes)"
+        sentence += f" ({' + '.join(map(str, sizes))} {'class' if sizes == [1] else 'classes'})"
     return sentence
 
 

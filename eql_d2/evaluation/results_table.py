@@ -49,6 +49,8 @@ def class_lines(names: Sequence[str], groups: Sequence[str], ap: np.ndarray, sha
     known = np.flatnonzero(~np.isnan(ap))
     if not len(known):
         return ""
+    if not ap[known].any():
+        return f"{shape} AP of all {len(known)} classes is 0." if len(known) > 1 else ""
     order = known[np.argsort(-ap[known], kind="stable")]
     best = [f"{_named(names, groups, i)} {ap[i]:.1f}" for i in order[:MOST_NAMED]]
     paragraphs = [(f"best by {shape} AP", ", ".join(best))]

@@ -110,3 +110,15 @@ def test_a_cut_picture_of_deep_colours_is_broken(tmp_path):
     path.write_bytes(path.read_bytes()[:4000])
     with pytest.raises(OSError, match="truncated"):
         read_picture(path, "RGB")
+
+
+def test_a_png_with_a_fault_is_broken_and_not_black(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    assert (read_image(str(path), "RGB")[-1] == 0).all()  # as Detectron2 reads it: what is below the fault is black
+    with pytest.raises(OSError, match="broken PNG file"):
+        read_picture(str(path), "RGB")
+    assert "broken PNG file" in next(iter(read_images([path], workers=1))).error

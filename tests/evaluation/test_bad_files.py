@@ -6,7 +6,7 @@ import pytest
 
 from eql_d2.errors import UserError
 from eql_d2.evaluation.evaluate_files import evaluate_files
-from tests.evaluation.made_up import as_coco, fresh, made_up, official
+from tests.evaluation.made_up import as_coco, compressed, fresh, made_up, official, rectangle
 
 
 @pytest.fixture
@@ -33,6 +33,7 @@ def case():
             r"has an RLE of another size than its image \(\[20, 20\], where the image has \[200, 200\]\)",
         ),
         ({"segmentation": []}, "has no segmentation"),
+        ({"segmentation": "[[1, 1, 5, 5, 1, 5]]"}, "has a text for its segmentation; write the list"),
     ],
 )
 def test_a_broken_result_is_named(case, run, change, expected):
@@ -135,3 +136,44 @@ def test_broken_training_annotations(case, run, tmp_path):
     (tmp_path / "train.json").write_text(json.dumps(broken))
     with pytest.raises(UserError, match=r"train.json: an annotation names the unknown category_id 77"):
         run(*case, train_annotations=tmp_path / "train.json")
+
+
+@pytest.mark.parametrize(
+    ("records", "change", "expected"),
+    [
+        ("annotations", {"segmentation": [[None, 1, 5, 5, 1, 5]]}, "annotation 1 has a polygon with a coordinate that"),
+        ("annotations", {"iscrowd": [0]}, r"annotation 1 has the iscrowd \[0\]; it is 0 or 1"),
+        ("annotations", {"category_id": True}, "annotation 1 names the unknown category_id True"),
+        ("annotations", {"category_id": [1]}, r"annotation 1 names the unknown category_id \[1\]"),
+        ("annotations", {"area": -4.0}, "annotation 1 has the area -4.0, which is negative"),
+        ("images", {"width": 0}, "image 1 has the width 0, not a positive whole number"),
+        ("images", {"height": 20.5}, "image 1 has the height 20.5, not a positive whole number"),
+        ("images", {"height": None}, "image 1 has no height"),
+    ],
+)
+def test_a_broken_record_is_named(case, run, records, change, expected):
+    content, results = case
+    content[records][0].update(change)
+    with pytest.raises(UserError, match=expected):
+        run(content, results)
+
+
+@pytest.mark.parametrize(
+    ("as_other", "expected"),
+    [
+        (lambda x, y, w, h: [x, y, x + w, y + h], "bbox looks like x0, y0, x1, y1 in"),
+        (lambda x, y, w, h: [x / 200, y / 200, w / 200, h / 200], "they look like shares of the image, from 0 to 1"),
+        (lambda x, y, w, h: [y, x, h, w], "bbox looks like y, x, height, width in"),
+    ],
+)
+def test_boxes_of_results_in_another_form_are_told(case, run, caplog, as_other, expected):
+    content, results = case
+    for result in results:  # a mask over the whole box
+        result["segmentation"] = compressed(rectangle(*result["bbox"]))
+    run(content, results)
+    assert "looks like" not in caplog.text
+    for result in results:
+        result["bbox"] = as_other(*result["bbox"])
+    run(content, results)
+    assert expected in caplog.text
+    assert "of the annotations" not in caplog.text

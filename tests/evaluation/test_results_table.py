@@ -36,8 +36,9 @@ def test_best_and_worst_classes():
     assert best.startswith("best by mask AP: a class of a rather long name 18 (f) 18.0, a class of")
     assert worst.startswith("a class of a rather long name 0 (r) 0.0, a class of a rather long name 1 (r) 1.0")
     assert " 19" not in text  # without ground truth
-    zeros = class_lines(names, [""] * 20, np.zeros(20), "box")
-    assert "20 of 20 classes are at 0: a class of a rather long name 0," in " ".join(zeros.split())
+    zeros = class_lines(names, [""] * 20, np.array([1.0] + [0.0] * 19), "box")
+    assert "19 of 20 classes are at 0: a class of a rather long name 1," in " ".join(zeros.split())
+    assert class_lines(names, [""] * 20, np.zeros(20), "box") == "box AP of all 20 classes is 0."
     assert class_lines(names, [""] * 20, np.full(20, math.nan), "box") == ""
 
 

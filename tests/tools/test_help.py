@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from eql_d2.__main__ import VERBS
+from eql_d2.__main__ import VERBS, main
+from eql_d2.errors import UserError
 from tests.conftest import ROOT
 
 TOOLS = sorted({path.stem for path in (ROOT / "tools").glob("*.py")} - {"detectron2_edits", "python_and_uv"})
@@ -41,3 +42,28 @@ def test_the_first_lines_are_short_enough_for_the_list_of_verbs():
     for name in VERBS.values():
         text = ast.get_docstring(ast.parse((ROOT / "tools" / f"{name}.py").read_text())) or ""
         assert 10 < len(text.splitlines()[0]) <= 80, name
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_command_names_no_tools_of_a_clone(verb, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    monkeypatch.setattr(sys, "argv", ["eql-d2", verb, "--help"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    printed = capsys.readouterr().out
+    assert end.value.code == 0
+    assert re.search(rf"eql-d2 {verb} (?!\[)", printed)
+    assert not re.search(r"tools/\w+\.py", printed)
+
+
+def test_the_command_names_no_tools_of_a_clone_in_errors(monkeypatch):
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    monkeypatch.setattr(sys, "argv", ["eql-d2", "evaluate", "--annotations", "none.json", "--results", "none.json"])
+    monkeypatch.setattr("eql_d2.evaluation.evaluate_files.read_ground_truth", _refuse)
+    with pytest.raises(SystemExit, match=r"^error: eql-d2 check lists them; tools/set_up\.py stays$"):
+        main()
+
+
+def _refuse(*_, **__):
+    raise UserError("tools/check_dataset.py lists them; tools/set_up.py stays")

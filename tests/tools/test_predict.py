@@ -113,7 +113,7 @@ def test_nothing_above_the_threshold(predict, photos, output, capsys):
     results = read(output / "results.json")
     best = max(result["score"] for result in results)  # all of them, whatever is drawn
     printed = capsys.readouterr().out
-    assert f"{len(results)} detections in 1 images or frames, 0 of them drawn" in printed
+    assert f"{len(results)} detections in 1 picture, 0 of them drawn" in printed
     assert f"Nothing scored above 0.99, and the best score is {best:.3f}; lower --threshold" in printed
     assert (output / "pictures" / "a.jpg").exists()
 

@@ -59,6 +59,10 @@ def test_the_page_has_the_numbers_of_the_runs(page):
     assert next(row for row in rows if row[0] == "seesaw/seed_2")[costs : costs + 4] == ["2", "40", "1.5", "1,000"]
 
 
+def test_how_lines_are_drawn_is_said_once(page):
+    assert page.read_text().count("the band is one standard deviation of their lines") == 1
+
+
 def test_the_page_says_what_it_lacks(page):
     text = page.read_text()
     assert "old.json has version 0" in text

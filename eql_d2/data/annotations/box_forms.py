@@ -92,6 +92,12 @@ def form_by_masks(boxes: np.ndarray, extents: np.ndarray) -> Finding | None:
     if not len(boxes):
         return None
     sides = extents[:, 2:] - extents[:, :2]
+    if (extents <= 1 + 1e-6).all() and (boxes[:, 2:] > 4).any():
+        sentence = (
+            f"no mask of the {len(boxes)} is larger than one pixel: they look like shares of the image, from 0 to 1; "
+            "write their points in pixels"
+        )
+        return Finding("remark", "masks from 0 to 1", sentence)
     tolerance = 2 + 0.05 * sides.max(axis=1)
     right = np.concatenate([extents[:, :2], sides], axis=1)
     as_sizes = np.abs(boxes - right).max(axis=1) < tolerance
@@ -105,6 +111,8 @@ def form_by_masks(boxes: np.ndarray, extents: np.ndarray) -> Finding | None:
         share = ((np.abs(boxes - expected).max(axis=1) < tolerance) & ~as_sizes).mean()
         if share > 0.5:
             sentence = f"bbox looks like {form} in {share:.0%} of the annotations, by their masks; {_WAY_OUT}"
+            if form.startswith("y"):
+                sentence += ", or the masks' points with x first"
             return Finding("remark", kind, sentence)
     ratio = np.maximum(boxes[:, 2:].prod(axis=1), 1e-9) / sides.prod(axis=1)
     large, small = (ratio > _OTHER_SIZE).mean(), (ratio < 1 / _OTHER_SIZE).mean()

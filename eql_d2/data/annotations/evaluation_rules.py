@@ -45,6 +45,8 @@ def complaint_about_mask(segmentation: Any, image: dict[str, Any], texts_later: 
     if isinstance(segmentation, dict):
         complaint = run_lengths_complaint(segmentation, image["height"], image["width"], texts_later)
         return complaint and f"has {complaint}"
+    if isinstance(segmentation, str) and segmentation:
+        return "has a text for its segmentation; write the list or the dictionary itself"
     if not isinstance(segmentation, list) or not segmentation:
         return "has no segmentation"
     if any(isinstance(part, dict) for part in segmentation):
@@ -53,14 +55,26 @@ def complaint_about_mask(segmentation: Any, image: dict[str, Any], texts_later: 
         if not isinstance(polygon, list) or len(polygon) % 2 or len(polygon) < 6:
             points = len(polygon) / 2 if isinstance(polygon, list) else 0
             return f"has a polygon of {points:g} points; it takes three or more"
+        if not _are_finite(polygon):
+            return "has a polygon with a coordinate that is no finite number"
     return None
+
+
+def _are_finite(values: list[Any]) -> bool:
+    try:
+        return math.isfinite(sum(values))
+    except TypeError:
+        return False
 
 
 def complaint_about_image(image: dict[str, Any], federated: bool) -> str | None:
     """What an image record lacks, as the end of a sentence."""
     keys = ("height", "width", *(FEDERATED_KEYS if federated else ()))
-    missing = [key for key in keys if key not in image]
-    return f"has no {' and no '.join(missing)}" if missing else None
+    missing = [key for key in keys if image.get(key) is None]
+    if missing:
+        return f"has no {' and no '.join(missing)}"
+    wrong = next((key for key in keys[:2] if type(image[key]) is not int or image[key] < 1), None)
+    return f"has the {wrong} {image[wrong]!r}, not a positive whole number" if wrong else None
 
 
 def complaint_about_frequency(category: dict[str, Any]) -> str | None:
@@ -93,9 +107,15 @@ def complaint_about_annotation(
         return "is there twice; ids have to differ"
     seen.add(number)
     for key, known in (("image_id", images), ("category_id", categories)):
-        if annotation[key] not in known:
+        if type(annotation[key]) is not int or annotation[key] not in known:
             return f"names the unknown {key} {annotation[key]}"
-    return complaint_about_box(annotation["bbox"]) or complaint_about_number(annotation["area"], "area")
+    for key in ("iscrowd", "ignore"):
+        if not isinstance(annotation.get(key), (int, float, type(None))):
+            return f"has the {key} {annotation[key]!r}; it is 0 or 1"
+    complaint = complaint_about_box(annotation["bbox"]) or complaint_about_number(annotation["area"], "area")
+    if complaint is None and annotation["area"] < 0:
+        return f"has the area {annotation['area']}, which is negative"
+    return complaint
 
 
 def evaluation_finding(annotations: PackedAnnotations, federated: bool, groups_known: bool) -> Finding | None:

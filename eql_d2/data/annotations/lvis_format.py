@@ -124,6 +124,7 @@ def check_annotations(annotations: PackedAnnotations, federated: bool, ignore_de
         raise not_lvis_format(
             annotations.source,
             "neg_category_ids and not_exhaustive_category_ids missing (of a dataset in COCO's format say format: coco)",
+            or_coco="",
         )
     error = defects_error(annotations.source, annotations.findings)
     if error and not ignore_defects:

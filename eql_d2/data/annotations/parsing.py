@@ -12,6 +12,7 @@ import orjson
 from msgspec import UNSET, Raw, UnsetType
 
 from eql_d2.data.annotations.box_forms import box_form
+from eql_d2.data.annotations.copies import find_copies
 from eql_d2.data.annotations.file_records import (
     AnnotationFields,
     AnnotationFile,
@@ -169,6 +170,7 @@ class ParsedAnnotations:
         kept &= self._references_are_known()
         kept &= self._geometry_is_sound(np.array(boxes).reshape(-1, 4), np.array(areas), kept)
         self._tell_of_regions(kept)
+        self._tell_of_copies(np.array(boxes).reshape(-1, 4), kept)
         self._remark_on_categories(kept)
         self.annotations = self._with_ids([records[numbers[i]] for i in np.flatnonzero(kept).tolist()], kept)
         del self._records, self._numbers
@@ -207,8 +209,22 @@ class ParsedAnnotations:
 
     def _tell_of_regions(self, kept: np.ndarray) -> None:
         if kept.any() and self.regions[kept].all():
-            sentence = f"all {int(kept.sum())} annotations are crowds (iscrowd or ignore 1), which train nothing"
+            sentence = f"all {int(kept.sum())} annotations are crowds (iscrowd or ignore 1), which train nothing; "
+            sentence += "where each is one object, as CVAT's brush masks are, write 0"
             self._findings.add("defect", "crowds only", sentence, 1)
+
+    def _tell_of_copies(self, boxes: np.ndarray, kept: np.ndarray) -> None:
+        """Tell of objects that are there twice, as after two exports were joined."""
+        places = np.flatnonzero(kept & ~self.regions)
+        first, copies = find_copies([self.image_of[places], self.category_of[places], *boxes[places].T])
+        if len(copies):
+            of_copy, of_first = (
+                annotation_name(self._ids[i] if self._has_id[i] else UNSET, self.image_of[i])
+                for i in (places[copies[0]], places[first[0]])
+            )
+            sentence = f"{of_copy} has class and box of {of_first}: one object counts twice"
+            cases = self._cases(places[copies].tolist())
+            self._findings.add("remark", "object that is there twice", sentence, len(copies), cases)
 
     def _annotation_complaint(self, annotation: AnnotationFields, size: tuple[int, int] | None) -> str | None:
         """What makes an annotation useless; tells of it, and remarks on what is missing."""
@@ -299,7 +315,7 @@ class ParsedAnnotations:
         without = np.setdiff1d(self.category_ids, self.category_of[kept & ~self.regions])
         if len(without):
             name = self._names[int(np.flatnonzero(self.category_ids == without[0])[0])]
-            sentence = f"category {without[0]} ({name!r}) has no instance: nothing to learn it from"
+            sentence = f"category {without[0]} ({name!r}) has no instance: nothing to learn or measure it by"
             self._findings.add("remark", "category without instances", sentence, len(without))
 
 

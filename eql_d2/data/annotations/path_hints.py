@@ -24,15 +24,31 @@ def path_hint(path: str, image_root: Path) -> str:
     other = _folder_that_has(path, image_root)
     if other is not None:
         return f", but it is in {other}"
-    for candidate, advice in _other_spellings(path):
-        if not os.path.isabs(candidate) and ".." not in candidate and (image_root / candidate).is_file():
-            return f", but {candidate} is there: {advice}"
+    for candidate, advice in _spellings_there(path, image_root):
+        return f", but {candidate} is there: {advice}"
     found = _same_base_name(path, image_root)
     if len(found) == 1:
         return f", but {found[0]} is there, the only one of that name below it: correct file_name"
     if found:
         return f", but {len(found)} files of that name lie below it, {found[0]} and {found[1]} among them"
     return ""
+
+
+def other_spelling(path: str, image_root: Path) -> str | None:
+    """The path of a file that is meant by one that leads nowhere: another spelling of it; None where there is none.
+
+    Args:
+        path: as the annotation file has it.
+        image_root: folder of the images.
+    """
+    return next((found for found, _ in _spellings_there(path, image_root)), None)
+
+
+def _spellings_there(path: str, image_root: Path) -> Iterator[tuple[str, str]]:
+    """The other spellings of a path that lead to a file, each with what to do."""
+    for candidate, advice in _other_spellings(path):
+        if not os.path.isabs(candidate) and ".." not in candidate and (image_root / candidate).is_file():
+            yield candidate, advice
 
 
 def _other_spellings(path: str) -> Iterator[tuple[str, str]]:

@@ -36,11 +36,11 @@ def broken_file(path: str | Path, error: Exception) -> UserError:
     return UserError(f"Annotation file {path} is truncated or not JSON ({error}); download or write it again.")
 
 
-def not_lvis_format(path: str | Path, complaint: str) -> UserError:
+def not_lvis_format(path: str | Path, complaint: str, or_coco: str = " or COCO") -> UserError:
     """The error for a JSON file of another form."""
     return UserError(
-        f"Annotation file {path} is not in the LVIS format: {complaint}; use the file of the LVIS website "
-        "or convert yours (see datasets/README.md)."
+        f"Annotation file {path} is not in the LVIS{or_coco} format: {complaint}; mend it, export it anew or convert "
+        "it (see datasets/README.md)."
     )
 
 

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from eql_d2.child_processes import end_pool_worker_with_parent
-from eql_d2.data.pictures import is_deep
+from eql_d2.data.pictures import check_png, is_deep
 from eql_d2.errors import UserError
 
 _EXIF_ORIENTATION = 0x0112
@@ -144,6 +144,9 @@ def _decoded_size(data: bytes) -> tuple[tuple[int, int], bool, bool]:
         warnings.simplefilter("ignore")  # of damaged EXIF data, which training ignores
         image = Image.open(io.BytesIO(data))
         deep = is_deep(image)  # before EXIF data is read, for which Pillow loads a PNG
+        if not deep:
+            check_png(image)
+            image = Image.open(io.BytesIO(data))
         try:
             orientation = image.getexif().get(_EXIF_ORIENTATION)
         except Exception:  # training takes damaged EXIF data for none

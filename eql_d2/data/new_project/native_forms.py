@@ -1,29 +1,21 @@
 """Two tools' own forms as COCO's: CVAT's XML of images and VGG Image Annotator's JSON."""
 
-import contextlib
 import json
-import logging
 import math
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as mask_api
 
+from eql_d2.data.new_project.shapes import Shape, as_coco, ellipse, entry_named, polygon, turn, united
+from eql_d2.data.pictures import header_size
 from eql_d2.errors import UserError
 
-logger = logging.getLogger(__name__)
-
-_ROUND_POINTS = 36  # of the polygon that stands for a circle or an ellipse
 _LABEL_KEYS = ("label", "class", "category", "name", "type", "object")
 _HEAD = 4096
-
-Shape = tuple[str, list[float], Any]
-"""A label, a box XYWH and, where there is one, a segmentation."""
 
 
 def is_via(path: Path) -> bool:
@@ -58,15 +50,13 @@ def via_as_coco(path: Path, images: Path) -> dict[str, Any]:
     key = _label_key(path, [region.get("region_attributes") or {} for region in of_all])
     entries: list[tuple[str, tuple[int, int], Iterator[Shape | str]]] = []
     for file, of_file in zip(files, regions, strict=True):
-        with _named(path, f"entry {len(entries)} of the images"):
+        with entry_named(path, f"entry {len(entries)} of the images"):
             name = str(file["filename"])
-        try:
-            with Image.open(images / name) as image:
-                size = image.size
-        except OSError:
-            raise UserError(f"{path} names image {name}, which cannot be read in {images}; set --images.") from None
+        size = header_size(images / name)
+        if size is None:
+            raise UserError(f"{path} names image {name}, which cannot be read in {images}; set --images.")
         entries.append((name, size, _via_shapes(path, name, of_file, key)))
-    return _coco(path, entries)
+    return as_coco(path, entries)
 
 
 def _values(regions: Any) -> list[Any]:
@@ -87,19 +77,9 @@ def _label_key(path: Path, attributes: list[dict[str, Any]]) -> str:
     return next(key for key in keys if key.lower() == named[0])
 
 
-@contextlib.contextmanager
-def _named(path: Path, entry: str) -> Iterator[None]:
-    """Name the entry of a file that is not as its tool writes it."""
-    try:
-        yield
-    except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
-        said = f"no {error}" if isinstance(error, KeyError) else error
-        raise UserError(f"{path}: {entry} cannot be read ({said}); mend or delete it in the tool.") from None
-
-
 def _via_shapes(path: Path, name: str, regions: list[dict[str, Any]], key: str) -> Iterator[Shape | str]:
     for number, region in enumerate(regions):
-        with _named(path, f"region {number} of image {name}"):
+        with entry_named(path, f"region {number} of image {name}"):
             shape = _via_shape(path, name, number, region, key)
         yield shape
 
@@ -116,10 +96,10 @@ def _via_shape(path: Path, name: str, number: int, region: dict[str, Any], key: 
     if kind == "rect":
         return str(label), [float(shape[side]) for side in ("x", "y", "width", "height")], None
     if kind in ("polygon", "polyline") and len(shape["all_points_x"]) > 2:
-        return _polygon(str(label), np.stack([shape["all_points_x"], shape["all_points_y"]], axis=1))
+        return polygon(str(label), np.stack([shape["all_points_x"], shape["all_points_y"]], axis=1))
     if kind in ("circle", "ellipse"):
         radii = [shape["r"]] * 2 if kind == "circle" else [shape["rx"], shape["ry"]]
-        return _polygon(str(label), _ellipse([shape["cx"], shape["cy"]], radii, shape.get("theta", 0)))
+        return polygon(str(label), ellipse([shape["cx"], shape["cy"]], radii, shape.get("theta", 0)))
     return str(kind)
 
 
@@ -135,18 +115,25 @@ def cvat_as_coco(path: Path) -> dict[str, Any]:
     entries = []
     for number, image in enumerate(root.iter("image")):
         name = image.attrib.get("name", f"number {number}")
-        with _named(path, f"image {name}"):
+        with entry_named(path, f"image {name}"):
             size = (int(image.attrib["width"]), int(image.attrib["height"]))
             entries.append((image.attrib["name"], size, _cvat_shapes(path, name, image, size)))
     labels = [str(label.text) for label in root.iterfind("./meta//labels/label/name")]
-    return _coco(path, entries, labels)
+    return as_coco(path, entries, labels)
 
 
 def _cvat_shapes(path: Path, name: str, image: ElementTree.Element, size: tuple[int, int]) -> Iterator[Shape | str]:
+    """The shapes of an image; grouped ones with outlines are parts of one object, as in CVAT's own export to COCO."""
+    parts: dict[tuple[str, str, str], list[Shape]] = {}
     for number, element in enumerate(image):
-        with _named(path, f"{element.tag} {number} of image {name}"):
+        with entry_named(path, f"{element.tag} {number} of image {name}"):
             shape = _cvat_shape(element, size)
-        yield shape
+        group = element.attrib.get("group_id", "0")
+        if group != "0" and element.tag in ("polygon", "mask") and not isinstance(shape, str):
+            parts.setdefault((group, element.tag, shape[0]), []).append(shape)
+        else:
+            yield shape
+    yield from map(united, parts.values())
 
 
 def _cvat_shape(shape: ElementTree.Element, size: tuple[int, int]) -> Shape | str:
@@ -159,13 +146,13 @@ def _cvat_shape(shape: ElementTree.Element, size: tuple[int, int]) -> Shape | st
         if turned:
             left, top, right, bottom = corners.ravel()
             points = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
-            return _polygon(label, _turn(points, corners.mean(axis=0), turned))
+            return polygon(label, turn(points, corners.mean(axis=0), turned))
         return label, [*corners[0].tolist(), *(corners[1] - corners[0]).tolist()], None
     if shape.tag == "polygon":
-        return _polygon(label, np.array([point.split(",") for point in values["points"].split(";")], float))
+        return polygon(label, np.array([point.split(",") for point in values["points"].split(";")], float))
     if shape.tag == "ellipse":
         center = [numbers["cx"], numbers["cy"]]
-        return _polygon(label, _ellipse(center, [numbers["rx"], numbers["ry"]], math.radians(turned)))
+        return polygon(label, ellipse(center, [numbers["rx"], numbers["ry"]], math.radians(turned)))
     if shape.tag == "mask":
         return label, *_mask(values, size)
     return shape.tag
@@ -180,52 +167,3 @@ def _mask(values: dict[str, str], size: tuple[int, int]) -> tuple[list[float], A
     whole[top : top + height, left : left + width] = inside
     encoded = mask_api.encode(whole)
     return mask_api.toBbox(encoded).tolist(), {"size": list(size[::-1]), "counts": encoded["counts"].decode()}
-
-
-def _polygon(label: str, points: np.ndarray) -> Shape:
-    low, high = points.min(axis=0), points.max(axis=0)
-    box = [float(value) for value in (*low, *(high - low))]
-    return label, box, [[float(value) for value in points.ravel()]]
-
-
-def _ellipse(center: list[float], radii: list[float], theta: float) -> np.ndarray:
-    angles = np.linspace(0, 2 * np.pi, _ROUND_POINTS, endpoint=False)
-    points = np.array(center) + np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii
-    return _turn(points, np.array(center), math.degrees(theta))
-
-
-def _turn(points: np.ndarray, center: np.ndarray, degrees: float) -> np.ndarray:
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return center + (points - center) @ np.array([[cos, sin], [-sin, cos]])
-
-
-def _coco(path: Path, entries: list[Any], labels: list[str] | None = None) -> dict[str, Any]:
-    """Images, annotations and categories; tells of shapes without area, which are left out."""
-    images: list[dict[str, Any]] = []
-    found: list[tuple[int, Shape]] = []
-    left_out: Counter[str] = Counter()
-    for name, (width, height), shapes in entries:
-        images.append({"id": len(images) + 1, "file_name": name, "width": width, "height": height})
-        for shape in shapes:
-            if isinstance(shape, str):
-                left_out[shape] += 1
-            else:
-                found.append((len(images), shape))
-    for kind, number in left_out.items():
-        logger.warning("%s: %d shapes of the kind %s are left out, which cover no area.", path, number, kind)
-    names = list(dict.fromkeys([*(labels or []), *sorted({shape[0] for _, shape in found})]))
-    ids = {name: number for number, name in enumerate(names, start=1)}
-    annotations: list[dict[str, Any]] = []
-    for number, (image_id, (label, box, segmentation)) in enumerate(found, start=1):
-        record = {"id": number, "image_id": image_id, "category_id": ids[label], "bbox": box, "iscrowd": 0}
-        record["area"] = _area(segmentation) if segmentation else box[2] * box[3]
-        annotations.append(record | ({"segmentation": segmentation} if segmentation else {}))
-    categories = [{"id": number, "name": name} for name, number in ids.items()]
-    return {"images": images, "annotations": annotations, "categories": categories}
-
-
-def _area(segmentation: Any) -> float:
-    if isinstance(segmentation, dict):
-        return float(mask_api.area(segmentation))
-    x, y = np.array(segmentation[0]).reshape(-1, 2).T
-    return float(abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2)

@@ -11,6 +11,7 @@ from eql_d2.data.annotations.findings import Finding
 from eql_d2.data.category_counts import count_annotations
 from eql_d2.data.checks.doctor import DatasetCheck, examine_dataset
 from eql_d2.data.new_project.choices import Method, Schedule, Sizes, method_of, schedule_of, sizes_of
+from eql_d2.data.new_project.repairs import find_images, match_classes
 from eql_d2.data.new_project.splitting import split_by_image
 from eql_d2.data.new_project.tool_formats import coco_file, own_validation
 from eql_d2.errors import UserError
@@ -27,6 +28,7 @@ _WEIGHTS = {
     ("none", True): "",
     ("none", False): "",
 }
+_OF_THE_WHOLE = ("different classes", "no annotations", "crowds only")  # defects that no entry could be left out for
 _WHY = {
     "coco": "a detector of COCO's 80 classes: the best start for photographs of everyday things, and a good one for\n"
     "  # others; classes of the same name keep their weights",
@@ -97,13 +99,17 @@ def start_project(
     if config_file.exists():
         raise UserError(f"{config_file} is there already; name another --output or --name.")
     train_file, found = coco_file(Path(annotations), Path(images) if images else None, output / "annotations.json")
-    image_folder = found or train_file.parent
-    sentences = []
+    sentences: list[str] = []
+    train_file, image_folder = _with_images(train_file, found, output / "annotations.json", sentences)
     given = (Path(val), Path(val_images) if val_images else None) if val else own_validation(Path(annotations))
     if given and not val:
         sentences.append(f"The export's own validation set is used, {given[1] or given[0]}")
     val_file, val_folder = coco_file(*given, output / "val_annotations.json") if given else (None, None)
-    val_folder = val_folder or (image_folder if val or not val_file else val_file.parent)
+    if val_file:
+        where = val_folder or (image_folder if val else None)
+        val_file, val_folder = _with_images(val_file, where, output / "val_annotations.json", sentences)
+        val_file, matched = match_classes(train_file, val_file, output / "val_annotations.json")
+        sentences += [matched] if matched else []
     check = examine_dataset(
         train_file,
         image_folder,
@@ -132,7 +138,7 @@ def start_project(
     ]
     sets = [
         (f"{name}_train", train_file, image_folder),
-        (f"{name}_val", val_file, val_folder),
+        (f"{name}_val", val_file, val_folder or image_folder),
     ]
     text = _config_text(
         name, output, sets, train, schedule, sizes, method, masks=masks, pretrained=pretrained, ignore=ignore_defects
@@ -146,19 +152,28 @@ def start_project(
     return NewProject(config_file, check, tuple(sentences))
 
 
+def _with_images(file: Path, folder: Path | None, output: Path, sentences: list[str]) -> tuple[Path, Path]:
+    """An annotation file and the folder that its images are in, as :func:`find_images`, which says what it changes."""
+    file, folder, sentence = find_images(file, folder, output)
+    sentences += [sentence] if sentence else []
+    return file, folder
+
+
 def _refuse_defects(check: DatasetCheck, ignore: bool) -> None:
     """Raise the error of a set that cannot be trained on as it is."""
     defects = [(where, finding) for where, finding in check.findings if finding.level == "defect"]
     unusable = next((finding for _, finding in defects if finding.kind == "unusable annotation file"), None)
     if unusable is not None:
         raise UserError(unusable.sentence)
-    if not defects or ignore:
+    whole = [found for found in defects if found[1].kind in _OF_THE_WHOLE]
+    if not defects or (ignore and not whole):
         return
-    where, first = defects[0][0].replace(", ", " and the "), defects[0][1]
+    where, first = (whole if ignore else defects)[0]
     others = len(defects) - 1
     more = f", and {others} other {'kinds' if others > 1 else 'kind'} of defect" if others else ""
+    way_out = "" if whole else ", and --ignore leaves such entries out"
     raise UserError(
-        f"The {where} set: {first}{more}; tools/check_dataset.py lists them all, and --ignore leaves such entries out."
+        f"The {where.replace(', ', ' and the ')} set: {first}{more}; tools/check_dataset.py lists them all{way_out}."
     )
 
 
@@ -215,8 +230,9 @@ def _config_text(
     anchors = ", ".join(f"[{side}]" for side in sizes.anchors)
     shorter = [round(sizes.shortest * share / 32) * 32 for share in (0.8, 0.9, 1.0)]
     weights = _WEIGHTS[pretrained, masks]
-    return f"""# A detector for {name}, written by tools/start_project.py. Paths are relative to this file.
-#   train     eql-d2 train --config-file {output / f"{name}.yaml"}   (in a clone also python tools/train_net.py)
+    return f"""# A detector for {name}, written by eql-d2 new. Paths are relative to this file, OUTPUT_DIR to the folder
+# in which it is trained.
+#   train     eql-d2 train --config-file {output / f"{name}.yaml"}
 #   go on     the same with --resume; on a machine without GPU add MODEL.DEVICE cpu
 #   results   OUTPUT_DIR/inference: AP of boxes{" and masks" if masks else ""}, and of every class as a table
 #   pictures  eql-d2 predict PICTURES --weights OUTPUT_DIR/model_best.pth --output found

@@ -1,8 +1,9 @@
 """Annotation folders of tools that do not write COCO's format, converted by the package supervision.
 
-CVAT, Label Studio, Roboflow and VGG Image Annotator export COCO's format themselves; CVAT's own XML and VIA's own JSON
-are read here (see :mod:`eql_d2.data.new_project.native_forms`). YOLO-format folders (also Ultralytics', Roboflow's,
-Label Studio's and CVAT's), LabelMe's files, Pascal VOC's XML and Create ML's JSON are converted here.
+CVAT, Label Studio, Roboflow and VGG Image Annotator export COCO's format themselves; CVAT's own XML and the own JSON of
+VIA and Label Studio are read (see :mod:`eql_d2.data.new_project.native_forms` and :mod:`.label_studio`). YOLO-format
+folders (also Ultralytics', Roboflow's, Label Studio's and CVAT's), LabelMe's files, Pascal VOC's XML and Create ML's
+JSON are converted here.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from eql_d2.data.new_project.label_studio import is_label_studio, label_studio_as_coco
 from eql_d2.data.new_project.native_forms import cvat_as_coco, is_cvat, is_via, via_as_coco
 from eql_d2.data.new_project.yolo_folders import (
     as_data_yaml,
@@ -31,6 +33,12 @@ logger = logging.getLogger(__name__)
 
 _COCO_NAMES = ("_annotations.coco.json", "instances_default.json", "result.json", "annotations.json")
 _TRAIN, _VAL = "train", ("valid", "val")  # folders of Roboflow's exports
+_NO_JSON = {
+    ".csv": "a table, which no tool writes alike; export COCO's format, as VIA and Roboflow do",
+    ".xml": "not CVAT's; name the folder, if it is one of Pascal VOC's files",
+}
+_VOC_FOLDERS = ("Annotations", "annotations")
+_IMAGE_FOLDERS = ("images", "JPEGImages")
 _MALFORMED = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ElementTree.ParseError)
 _MOST_TRIED = 2000  # files, to find the one that cannot be converted
 
@@ -56,10 +64,10 @@ def coco_file(annotations: Path, images: Path | None, output: Path) -> tuple[Pat
     """The annotation file that a path is or becomes, and the folder of its images.
 
     Args:
-        annotations: a JSON file in the COCO or LVIS format, or of VIA's or Create ML's own; CVAT's own XML; or a folder
-            that holds one of these, COCO's under a name that tools give it (Roboflow's, CVAT's, Label Studio's) or as
-            its only JSON file, a YOLO ``data.yaml`` or ``classes.txt`` with labels, LabelMe's JSON files, or XML of
-            Pascal VOC.
+        annotations: a JSON file in the COCO or LVIS format, or of VIA's, Label Studio's or Create ML's own; CVAT's own
+            XML; or a folder that holds one of these, COCO's under a name that tools give it (Roboflow's, CVAT's, Label
+            Studio's) or as its only JSON file, a YOLO ``data.yaml`` or ``classes.txt`` with labels, LabelMe's JSON
+            files, or XML of Pascal VOC.
         images: folder of the images; None where the annotations lie beside them, as each form has it.
         output: JSON file to write a conversion to.
 
@@ -69,6 +77,8 @@ def coco_file(annotations: Path, images: Path | None, output: Path) -> tuple[Pat
     if not annotations.exists():
         raise UserError(f"--annotations {annotations} does not exist; name a file or folder of annotations.")
     native = _native_file(annotations)
+    if native is None and annotations.suffix.lower() in _NO_JSON:
+        raise UserError(f"--annotations {annotations} is {_NO_JSON[annotations.suffix.lower()]}.")
     if native is not None:
         image_folder = images or _beside(native.parent)
         _write_native(native, image_folder, output)
@@ -168,20 +178,28 @@ def _faulty_file(form: _Form, reader: Any, annotations: Path) -> Path | None:
 
 
 def _native_file(annotations: Path) -> Path | None:
-    """The file of CVAT's or VIA's own form that a path is, or that lies in the folder; None where there is none."""
+    """The file of a tool's own form that a path is, or that lies in the folder; None where there is none."""
     looked_at = [annotations] if annotations.is_file() else sorted(annotations.glob("*.xml"))[:1]
     if annotations.is_dir():
         looked_at += sorted(annotations.glob("*.json"))[:5]
-    for path in looked_at:
-        if (path.suffix == ".xml" and is_cvat(path)) or (path.suffix == ".json" and is_via(path)):
-            return path
-    return None
+    return next((path for path in looked_at if _native_title(path)), None)
+
+
+def _native_title(path: Path) -> str | None:
+    if path.suffix == ".xml":
+        return "CVAT" if is_cvat(path) else None
+    if path.suffix != ".json":
+        return None
+    return "VIA" if is_via(path) else "Label Studio" if is_label_studio(path) else None
 
 
 def _write_native(path: Path, images: Path, output: Path) -> None:
-    title = "CVAT" if path.suffix == ".xml" else "VIA"
+    title = _native_title(path)
     try:
-        content = cvat_as_coco(path) if title == "CVAT" else via_as_coco(path, images)
+        if title == "CVAT":
+            content = cvat_as_coco(path)
+        else:
+            content = (via_as_coco if title == "VIA" else label_studio_as_coco)(path, images)
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(content))
     except _MALFORMED as error:
@@ -206,10 +224,8 @@ def _mend_conversion(path: Path, image_paths: list[str], image_folder: Path) -> 
 
 def _beside(*folders: Path) -> Path:
     """The folder of the images beside a file, as exports have it."""
-    for folder in folders:
-        if (folder / "images").is_dir():
-            return folder / "images"
-    return folders[0]
+    named = (folder / name for folder in folders for name in _IMAGE_FOLDERS)
+    return next((path for path in named if path.is_dir()), folders[0])
 
 
 def _form_of(annotations: Path, images: Path | None, output: Path) -> _Form | None:
@@ -228,14 +244,17 @@ def _form_of(annotations: Path, images: Path | None, output: Path) -> _Form | No
         return _Form("YOLO", image_folder, lambda c, path: c.from_yolo(str(image_folder), str(labels), str(data)))
     if annotations.is_file():
         return None
-    image_folder = images or _beside(folder)
+    image_folder = images or _beside(folder, *([folder.parent] if folder.name in _VOC_FOLDERS else []))
     if any(_is_labelme(path) for path in sorted(folder.glob("*.json"))[:5]):
         return _Form("LabelMe", image_folder, lambda c, path: c.from_labelme(str(image_folder), str(path)), "*.json")
-    if any(folder.glob("*.xml")):
-        return _Form(
-            "Pascal VOC", image_folder, lambda c, path: c.from_pascal_voc(str(image_folder), str(path)), "*.xml"
-        )
-    return None
+    voc = next((name for name in ("", *_VOC_FOLDERS) if any((folder / name).glob("*.xml"))), None)
+    if voc is None:
+        return None
+
+    def make(reader: Any, path: Path) -> Any:
+        return reader.from_pascal_voc(str(image_folder), str(path / voc if path == folder else path))
+
+    return _Form("Pascal VOC", image_folder, make, f"{voc}/*.xml".lstrip("/"))
 
 
 def _is_labelme(path: Path) -> bool:

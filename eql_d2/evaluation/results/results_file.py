@@ -25,6 +25,7 @@ from eql_d2.errors import UserError
 from eql_d2.evaluation.metrics.engines import SHAPE_OF_TASK
 from eql_d2.evaluation.metrics.fixed_ap import run_lengths
 from eql_d2.evaluation.metrics.ground_truth import Records
+from eql_d2.evaluation.results.box_sample import BoxSample
 from eql_d2.evaluation.results.json_entries import json_entries
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class ResultsFile:
         self._first_dropped: dict[str, int] = {}
         self._lenient = False  # NaN somewhere in a field that nobody reads
         self._unclean = False  # values that have to be made right
+        self._sample = BoxSample()
         self._counts: list[tuple[int, str, int]] = []  # to be checked together: number, counts, pixels of the image
         image_ids, self._offsets, self._lengths = array("Q"), array("q"), array("q")
         try:
@@ -101,6 +103,8 @@ class ResultsFile:
         except OSError as error:
             raise UserError(f"Results file {path} cannot be read ({error.strerror}); check the path.") from None
         self.tasks = self.tasks or ("bbox",)  # an empty list
+        if found := self._sample.sentence():
+            logger.warning("%s: %s.", path, found)
         ids = np.frombuffer(image_ids, dtype=np.uint64) if image_ids else np.zeros(0, dtype=np.uint64)
         self._order = np.argsort(ids, kind="stable")
         self._sorted_ids = ids[self._order]
@@ -151,6 +155,8 @@ class ResultsFile:
             self._unclean = True
         if complaint:
             raise self._refusal(number, complaint)
+        if "bbox" in self.tasks:
+            self._sample.add(result, self._ground_truth.images[result["image_id"]])
         return result
 
     def _refusal(self, number: int, complaint: str) -> UserError:

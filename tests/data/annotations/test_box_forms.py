@@ -179,3 +179,12 @@ def test_centres_leave_their_image():
 def test_other_forms_by_masks(boxes_of, form):
     corners = objects(of_image=(200, 200))
     assert f"bbox looks like {form} in" in form_by_masks(boxes_of(corners), corners).sentence
+
+
+def test_masks_that_are_shares_of_the_image():
+    extents = np.array([[0.1, 0.2, 0.5, 0.6], [0.3, 0.3, 1.0, 1.0]])
+    finding = form_by_masks(np.array([[10.0, 20, 40, 40], [30, 30, 70, 70]]), extents)
+    assert (finding.kind, "no mask of the 2 is larger than one pixel" in finding.sentence) == (
+        "masks from 0 to 1",
+        True,
+    )

@@ -182,7 +182,9 @@ def test_what_is_not_lvis_is_refused_in_one_line(content, read, tmp_path, change
     change(content)
     with pytest.raises(UserError) as error:
         read(content)
-    assert str(error.value).startswith(f"Annotation file {tmp_path / 'annotations.json'} is not in the LVIS format: ")
+    assert str(error.value).startswith(
+        f"Annotation file {tmp_path / 'annotations.json'} is not in the LVIS or COCO form"
+    )
     assert complaint in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -202,7 +204,7 @@ def test_coco_format_has_to_be_asked_for(content, read, tmp_path):
 
 
 def test_a_list_is_refused(read):
-    with pytest.raises(UserError, match="not in the LVIS format: it holds a list, not a dictionary"):
+    with pytest.raises(UserError, match="not in the LVIS or COCO format: it holds a list, not a dictionary"):
         read(V1["annotations"])
 
 

@@ -303,5 +303,5 @@ def test_flags_as_words(flag, expected):
     ],
 )
 def test_a_refused_value_is_told_with_what_it_should_be(path, key, values, form):
-    with pytest.raises(UserError, match=rf"{key}\[1\]: .*{form}; use"):
+    with pytest.raises(UserError, match=rf"{key}\[1\]: .*{form}; mend it"):
         read(path, changed(key, values))

@@ -76,6 +76,30 @@ def test_cvat_of_video_and_broken_xml(tmp_path):
             coco_file(path, None, tmp_path / "x.json")
 
 
+def test_grouped_shapes_of_cvat_are_one_object(tmp_path):
+    polygon = '<polygon label="{}" points="{}" group_id="{}"></polygon>'
+    mask = '<mask label="cat" rle="0, 4" left="{}" top="0" width="2" height="2" group_id="3"></mask>'
+    shapes = [
+        polygon.format("cat", "0,0;4,0;4,4", 1),
+        polygon.format("cat", "10,10;12,10;12,12;10,12", 1),
+        polygon.format("dog", "0,0;4,0;4,4", 1),
+        polygon.format("cat", "0,0;4,0;4,4", 0),
+        mask.format(2),
+        mask.format(3),
+    ]
+    image = f'<image id="0" name="0.jpg" width="{WIDTH}" height="{HEIGHT}">{"".join(shapes)}</image>'
+    (tmp_path / "annotations.xml").write_text(f"<annotations>{image}</annotations>")
+    names, _, _, records = records_of(tmp_path / "annotations.xml", None, tmp_path / "a.json")
+    found = [(names[record["category_id"] - 1], record["bbox"], record["area"]) for record in records]
+    # A triangle of 8 pixels and a square of 4; two masks of 2 x 2 that share a column.
+    assert sorted(found) == [
+        ("cat", [0, 0, 4, 4], 8),
+        ("cat", [0, 0, 12, 12], 12),
+        ("cat", [2, 0, 3, 2], 6),
+        ("dog", [0, 0, 4, 4], 8),
+    ]
+
+
 def via_region(shape, **attributes):
     return {"shape_attributes": shape, "region_attributes": attributes}
 

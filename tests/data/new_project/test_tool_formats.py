@@ -1,6 +1,7 @@
 """Exports as tools write them, in their folders, and broken ones: the file and the entry are named."""
 
 import json
+import shutil
 
 import pytest
 
@@ -79,7 +80,12 @@ def roboflow_coco(folder):
     return files
 
 
-@pytest.mark.parametrize("write", [ultralytics, roboflow_yolo, roboflow_coco])
+def ultralytics_elsewhere(folder):
+    files = ultralytics(folder)
+    return {**files, "data.yaml": files["data.yaml"].replace("path: .", "path: ../datasets/cats")}
+
+
+@pytest.mark.parametrize("write", [ultralytics, ultralytics_elsewhere, roboflow_yolo, roboflow_coco])
 def test_an_exports_own_validation_set_is_used(tmp_path, write):
     pytest.importorskip("supervision")
     write_files(tmp_path, write(tmp_path))
@@ -106,6 +112,33 @@ def test_several_files_in_a_folder(tmp_path):
     write_files(tmp_path, {"second.json": json.dumps(make_content(3))})
     with pytest.raises(UserError, match=r"holds several COCO files \(first\.json, second\.json\); name one"):
         coco_file(tmp_path, None, tmp_path / "out.json")
+
+
+@pytest.mark.parametrize("named", [".", "Annotations"])
+def test_pascal_voc_in_its_folders(tmp_path, named):
+    pytest.importorskip("supervision")
+    write_images(tmp_path / "JPEGImages")
+    write_files(tmp_path, {f"Annotations/{n}.xml": VOC.format(n) for n in range(3)})
+    path, images = coco_file(tmp_path / named, None, tmp_path / "new" / "annotations.json")
+    assert images == tmp_path / "JPEGImages"
+    assert [image["file_name"] for image in json.loads(path.read_text())["images"]] == ["0.png", "1.png", "2.png"]
+
+
+def test_several_folders_to_train_on(tmp_path):
+    write_files(tmp_path, {**ultralytics(tmp_path), "data.yaml": "train: [images/a, images/b]\nnames: [cat]\n"})
+    with pytest.raises(UserError, match="names 2 folders to train on, images/a first; put all images"):
+        coco_file(tmp_path, None, tmp_path / "new.json")
+    write_files(tmp_path, {"data.yaml": "train: [images/train]\nval: [images/val]\nnames: [cat]\n"})
+    assert own_validation(tmp_path) == (tmp_path, tmp_path / "images" / "val")
+
+
+def test_a_validation_set_that_is_not_there_is_told(tmp_path, caplog):
+    data = "train: images/train\nval: images/dev\nnames: [cat]\n"
+    write_files(tmp_path, {**ultralytics(tmp_path), "data.yaml": data})
+    assert own_validation(tmp_path) == (tmp_path, tmp_path / "images" / "val")
+    shutil.rmtree(tmp_path / "images" / "val")
+    assert own_validation(tmp_path) is None
+    assert "names val images/dev, which is not there or has no labels; it is left out" in caplog.text
 
 
 LABELME = {
@@ -143,7 +176,9 @@ def labelme(number, **changes):
         ),
         ({"v.json": json.dumps(VIA)}, "v.json", r"v\.json: region 0 of image 0\.png .*\(no 'shape_attributes'\)"),
         ({"data.yaml": "train: images\n"}, "data.yaml", r"data\.yaml names no classes; add names"),
-        ({"p.json": '[{"id": 1, "from_name": "l", "to_name": "i"}]'}, "p.json", "looks like Label Studio's own form"),
+        ({"a.csv": "filename,x\n"}, "a.csv", r"a\.csv is a table, which no tool writes alike; export COCO's format"),
+        ({"a.xml": VOC.format(0)}, "a.xml", r"a\.xml is not CVAT's; name the folder, if it is one of Pascal VOC's"),
+        ({"p.json": '[{"id": 1, "from_name": "l", "to_name": "i"}]'}, "p.json", "p.json: task 1 names no picture"),
         ({"p.json": '[{"image_id": 1, "score": 0.5}]'}, "p.json", "looks like a results file, which tools/evaluate"),
         ({"p.json": '{"type": "FeatureCollection"}'}, "p.json", r"images and categories missing \(it looks like GeoJ"),
     ],
