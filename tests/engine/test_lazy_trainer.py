@@ -176,6 +176,10 @@ def test_calibration_takes_counts_by_the_name_of_a_dataset():
         ("model.roi_heads.box_predictor.loss.lambda_=2", "The model cannot be built: lambda_ is 2"),
         ("model.roi_heads.box_predictor.image_level_labels=True", "dataloader.train.mapper has not"),
         ("dataloader.train.sampler=Nothing", "SAMPLER_TRAIN is 'Nothing'"),
+        (
+            "lr_multiplier.scheduler.milestones=[20]",
+            "^lr_multiplier, which has to suit train.max_iter, cannot be b",
+        ),
         ("+dataloader.train.copy_paste={hidden_areas:3}", "Non-existent key|HIDDEN_AREAS"),
     ],
 )
