@@ -180,7 +180,10 @@ def test_calibration_takes_counts_by_the_name_of_a_dataset():
             "lr_multiplier.scheduler.milestones=[20]",
             "^lr_multiplier, which has to suit train.max_iter, cannot be b",
         ),
-        ("+dataloader.train.copy_paste={hidden_areas:3}", "Non-existent key|HIDDEN_AREAS"),
+        (
+            "+dataloader.train.copy_paste={hidden_areas:3}",
+            "copy_paste has no option 'hidden_areas'",
+        ),
     ],
 )
 def test_a_value_that_does_not_fit(tmp_path, override, sentence):
