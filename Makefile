@@ -1,5 +1,6 @@
 # Everything runs from a fresh clone: each target sets up the environment first if it has to.
-#   PYTHON=...             the Python to build on (3.10 to 3.14; default python3, what is on PATH, or one that uv fetches)
+#   PYTHON=...             the Python to build on, by name or as 3.12 (3.10 to 3.14; default python3, what is on PATH, or
+#                          one that uv fetches)
 #   VENV=...               the environment's folder (default .venv)
 #   JOBS=...               processes that `make test` shares the tests among (default 2)
 #   ARGS=...               options of `make demo` and `make mutants` (--help prints them)

@@ -5,12 +5,14 @@
 Stock Detectron2 has its own ROI heads, LVISEvaluator and lvis-api; "class-agnostic" is stock with one mask for all
 classes. Pictures are made up, in COCO's most frequent size; weights are random, made so that 300 detections come out,
 the same for all sides. Each side is a process of its own; they take turns, times are medians, and memory is the peak of
-the process while it does a part. On a CPU each side has one thread and seconds are the processor's. Losses, encodings
-and metrics of both sides are compared.
+the process while it does a part. On a CPU each side has one thread and seconds are the processor's; caches and memory
+it shares with whatever else runs. How far repeats of the same work lie apart is measured and said, and so is the range
+of each quotient, a repeat at a time. Losses, encodings and metrics of both sides are compared.
 """
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -103,6 +105,10 @@ def summary(outcomes: Outcomes, sizes: dict[str, Any]) -> dict[str, Any]:
             row[f"{name} (s)"] = statistics.median(run["seconds"] for run in runs)
             row[f"{name} (MB)"] = max(run["megabytes"] for run in runs)
         row["times faster"] = row["detectron2 (s)"] / row["eql_d2 (s)"]
+        pairs = zip(of_part["detectron2"], of_part["eql_d2"], strict=True)
+        quotients = [stock["seconds"] / ours["seconds"] for stock, ours in pairs]
+        row["of one repeat"] = f"{min(quotients):.3g} to {max(quotients):.3g}"
+        row["apart (%)"] = max(map(apart, of_part.values()))
         rows.append(row)
     by_part = dict(zip(outcomes, rows, strict=True))
     whole = {}
@@ -120,6 +126,21 @@ def summary(outcomes: Outcomes, sizes: dict[str, Any]) -> dict[str, Any]:
         if key in ("foreground RoIs of a picture", "detections", "AP")
     }
     return {"parts": rows, "LVIS v1": whole, "facts": facts}
+
+
+def apart(runs: list[dict[str, Any]]) -> float:
+    """How much longer the slowest of some runs of the same work took than the fastest, in percent."""
+    seconds = [run["seconds"] for run in runs]
+    return 100 * (max(seconds) / min(seconds) - 1)
+
+
+def noise(content: dict[str, Any]) -> str:
+    """What the differences between repeats allow to be said."""
+    if content["repeats"] < 2:
+        return "One repeat: how far times lie apart is not known; --repeats 3 measures it."
+    worst = max(content["parts"], key=lambda row: row["apart (%)"])
+    sentence = f"Repeats of the same work lie up to {worst['apart (%)']:.0f} % apart ({worst['part']}); "
+    return sentence + "a smaller difference between two sides of one part says nothing."
 
 
 def machine(device: str) -> str:
@@ -140,6 +161,7 @@ def main() -> None:
     parser.add_argument("--json", help="also write the numbers here")
     arguments = parser.parse_args()
     on_gpu = arguments.device == "cuda"
+    load = round(os.getloadavg()[0], 2)
     sizes = {
         "device": arguments.device,
         "small": arguments.small,
@@ -155,6 +177,7 @@ def main() -> None:
             "torch": torch.__version__,
             "repeats": len(outcomes["step"]["eql_d2"]),
             "sizes": sizes,
+            "load of the machine before (processes)": load,
             **summary(outcomes, sizes),
         }
         if arguments.json:
@@ -168,7 +191,8 @@ def main() -> None:
     whole = [{"": name, **of_side} for name, of_side in content["LVIS v1"].items()]
     print(tabulate(whole, headers="keys", floatfmt=".3g"))
     print(", ".join(f"{key}: {value:.4g}" for key, value in content["facts"].items()))
-    print(f"{content['machine']}, torch {torch.__version__}")
+    print(f"{content['machine']}, torch {torch.__version__}; {load} processes wanted a core before this began")
+    print(noise(content))
 
 
 if __name__ == "__main__":

@@ -257,7 +257,7 @@ def checksum(encodings: Iterable[dict[str, Any]]) -> int:
 def measured(work: Callable[[], Any], device: str) -> dict[str, Any]:
     """Seconds and peak memory of some work, and what it returns.
 
-    On a CPU seconds are the processor's, which others on the machine do not change, and memory is resident.
+    On a CPU seconds are the processor's, without the time that others have it, and memory is resident.
     """
     on_gpu = device == "cuda"
     if on_gpu:

@@ -1,7 +1,10 @@
 """The one exception type for mistakes that a user can mend."""
 
 import importlib
+import math
+import numbers
 from types import ModuleType
+from typing import Any
 
 
 class UserError(Exception):
@@ -21,6 +24,40 @@ class UserError(Exception):
 
 class ToldByAnother(UserError):
     """A mistake that another process of the run tells, so that it is read once."""
+
+
+def check_number(
+    name: str, value: Any, *, least: float | None = None, above: float | None = None, below: float | None = None
+) -> None:
+    """Make sure that a value is a finite number in a range.
+
+    Args:
+        name: by which the user knows it.
+        value: anything.
+        least, above, below: bounds of the range; None is open.
+
+    Raises:
+        UserError: it is not.
+    """
+    bounds = [("of at least", least, "__ge__"), ("above", above, "__gt__"), ("below", below, "__lt__")]
+    given = [(word, bound, compare) for word, bound, compare in bounds if bound is not None]
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not math.isfinite(value):
+        fits = False
+    else:
+        fits = all(getattr(float(value), compare)(float(bound)) for _, bound, compare in given)
+    if not fits:
+        wanted = " and ".join(f"{word} {bound:g}" for word, bound, _ in given)
+        raise UserError(f"{name} is {value!r}; it must be a number{f' {wanted}' if wanted else ''}.")
+
+
+def check_whole_number(name: str, value: Any, least: int) -> None:
+    """Make sure that a value is a whole number of at least ``least``.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+        raise UserError(f"{name} is {value!r}; it must be a whole number of at least {least}.")
 
 
 def import_extra(module: str, extra: str, purpose: str) -> ModuleType:

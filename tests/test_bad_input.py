@@ -291,7 +291,7 @@ def test_two_processes_with_a_batch_that_cannot_be_shared(options, two_processes
 
 
 def test_a_gpu_without_enough_memory(options, monkeypatch):
-    def step(self):
+    def step(self, *_, **__):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     trainer = LongTailTrainer(setup(Namespace(config_file=TINY, opts=options, eval_only=False, resume=False)))
@@ -299,3 +299,6 @@ def test_a_gpu_without_enough_memory(options, monkeypatch):
     trainer.iter = 3
     with pytest.raises(UserError, match=r"not enough memory for iteration 3; lower SOLVER\.IMS_PER_BATCH"):
         trainer.run_step()
+    monkeypatch.setattr(type(trainer.model), "inference", step)
+    with pytest.raises(UserError, match=r"not enough memory for evaluation; set INPUT\.MIN_SIZE_TEST"):
+        trainer.test(trainer.cfg, trainer.model)

@@ -40,7 +40,33 @@ def __getattr__(name):
     )
 '''
 
-NEW_FILES = {"detectron2/_without_compiled.py": STAND_IN}
+# What upstream's tools/deploy/export_model.py imports: tracing and scripting, which it also has, go without caffe2.
+WITHOUT_CAFFE2 = '''"""Stands in for detectron2.export.api, which needs caffe2."""
+
+from detectron2.config import CfgNode
+
+
+def add_export_config(cfg):
+    """Add the option of caffe2's export, so that configs that name it are read."""
+    is_frozen = cfg.is_frozen()
+    cfg.defrost()
+    cfg.EXPORT_CAFFE2 = CfgNode({"USE_HEATMAP_MAX_KEYPOINT": False})
+    if is_frozen:
+        cfg.freeze()
+    return cfg
+
+
+class Caffe2Tracer:
+    """Explains itself at use."""
+
+    def __init__(self, cfg, model, inputs):
+        raise NotImplementedError(
+            "Caffe2Tracer needs caffe2, which torch no longer brings; trace the model instead "
+            "(export_model.py --export-method tracing --format torchscript)"
+        )
+'''
+
+NEW_FILES = {"detectron2/_without_compiled.py": STAND_IN, "detectron2/export/_without_caffe2.py": WITHOUT_CAFFE2}
 
 # torchvision reads `groups` and `deformable_groups` from the shapes of weight and offset.
 DEFORM_CONV = """def deform_conv(
@@ -183,7 +209,7 @@ EDITS = [
         "detectron2/export/__init__.py",
         1,
         "from .api import *\n",
-        "try:\n    from .api import *\nexcept ImportError:  # needs caffe2 and onnx\n    pass\n",
+        "try:\n    from .api import *\nexcept ImportError:  # needs caffe2\n    from ._without_caffe2 import *\n",
         "torch no longer brings caffe2; tracing, which FLOP counts use too, works without it",
     ),
     Edit(

@@ -38,7 +38,10 @@ def requested_python():
     name = os.environ.get("PYTHON")
     if not name:
         return None
-    version, path = probe(os.path.expanduser(name))
+    number = re.match(r"3\.(\d+)$", name)  # a version instead of a name: what is on PATH, or uv fetches it
+    if number and (3, int(number.group(1))) in PYTHONS and probe("python" + name)[0] != (3, int(number.group(1))):
+        return fetch_python(name)
+    version, path = probe("python" + name if number else os.path.expanduser(name))
     if version is None:
         raise UserError(f"PYTHON={name}: there is no such Python; name one of version 3.10 to 3.14")
     if version not in PYTHONS:
@@ -56,22 +59,32 @@ def find_python():
 
 
 @functools.lru_cache(maxsize=1)
-def fetch_python():
-    """(version, path) of a Python that uv keeps for the user, and fetches where it has none."""
+def fetch_python(wanted=None):
+    """(version, path) of a Python that uv keeps for the user, and fetches where it has none.
+
+    `wanted` is the version that the user asks for; None is FETCHED_PYTHON, as the machine has none that will do.
+    """
     here = f"python3 is {sys.version_info[0]}.{sys.version_info[1]}"
-    print(f"fetching Python {FETCHED_PYTHON} by uv ({here}; 3.10 to 3.14 is needed)")
+    why = f"PYTHON={wanted}" if wanted else f"{here}; 3.10 to 3.14 is needed"
+    wanted, asked_for = wanted or FETCHED_PYTHON, wanted
+    print(f"fetching Python {wanted} by uv ({why})")
     uv = find_uv(sys.executable)
     env = environment_for(uv, sys.executable)
     # Of uv's own Pythons, and nothing linked into the user's ~/.local/bin.
     env.update(UV_PYTHON_DOWNLOADS="automatic", UV_PYTHON_PREFERENCE="only-managed", UV_PYTHON_INSTALL_BIN="0")
-    done = subprocess.run([uv, "python", "install", FETCHED_PYTHON], env=env, capture_output=True, text=True)
+    done = subprocess.run([uv, "python", "install", wanted], env=env, capture_output=True, text=True)
     if done.returncode == 0:
-        found = subprocess.run([uv, "python", "find", FETCHED_PYTHON], env=env, capture_output=True, text=True)
+        found = subprocess.run([uv, "python", "find", wanted], env=env, capture_output=True, text=True)
         version, path = probe(found.stdout.strip())
         if version in PYTHONS:
             return version, path
     said = done.stderr.strip().splitlines() or ["no reason given"]
     reason = said[-1].replace("cause:", "").strip()
+    if asked_for:
+        raise UserError(
+            f"PYTHON={asked_for}: there is no python{asked_for} here, and uv could not fetch one ({reason}); install "
+            "it, or name another of 3.10 to 3.14"
+        )
     raise UserError(
         f"Python 3.10 to 3.14 is needed ({here}), and uv could not fetch one ({reason}); "
         "install one or name it: PYTHON=..."

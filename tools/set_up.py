@@ -2,7 +2,8 @@
 
 Runs on any Python 3.7+ with its standard library only. Reads from the
 environment, each optional:
-  PYTHON              the Python for the environment (3.10 to 3.14)
+  PYTHON              the Python for the environment (3.10 to 3.14), by name,
+                      path, or version, which uv fetches if it is not there
   VENV                the environment's folder, default .venv
   DETECTRON2_SOURCE   folder or git URL[@revision] of official sources to
                       compile; `release` returns to the default; when unset, an

@@ -10,7 +10,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from eql_d2.data.annotations.lvis_format import LVISDataset, load_lvis_format
+from eql_d2.data.annotations.lvis_format import LVISDataset, chosen_categories, load_lvis_format
 from eql_d2.data.category_counts import dataset_counts
 from eql_d2.data.custom_entries import check_entry, custom_entries
 from eql_d2.data.emoji_lvis import PRESETS, generate_emoji_lvis
@@ -60,7 +60,7 @@ def register_lvis_format(
         prepare: called before the first reading, e.g. to generate the files.
         categories: names of the classes to keep; None keeps all.
         federated: False of COCO's format, in which every image is labelled for all classes.
-        evaluator_type: one of :data:`EVALUATORS`.
+        evaluator_type: one of :data:`EVALUATORS`, or Detectron2's "coco" for a set in COCO's format.
         ignore_regions: a second annotation file of the same images (see :func:`with_ignore_regions`).
         images_outside: whether images may lie outside ``image_root``, by absolute paths or "..".
         metadata: further metadata, e.g. ``category_counts_file``.
@@ -77,6 +77,7 @@ def register_lvis_format(
             ignore_defects=ignores_defects(name),
             images_outside=images_outside,
         )
+        _say_classes(name, chosen_categories(dataset.packed, categories))
         return with_ignore_regions(dataset, ignore_regions) if ignore_regions else dataset
 
     for catalog in (DatasetCatalog, MetadataCatalog):
@@ -98,6 +99,19 @@ def register_lvis_format(
 
 
 _IGNORING_DEFECTS: set[str] = set()
+
+
+def _say_classes(name: str, records: Sequence[dict[str, Any]]) -> None:
+    """Give metadata that have none the classes of category records, as Detectron2's loaders do.
+
+    Without the ids Detectron2's LVISEvaluator takes them for 1 … K.
+    """
+    metadata = MetadataCatalog.get(name)
+    records = sorted(records, key=lambda record: record["id"])
+    if not metadata.get("thing_classes"):
+        metadata.thing_classes = [record["name"] for record in records]
+    if not metadata.get("thing_dataset_id_to_contiguous_id"):
+        metadata.thing_dataset_id_to_contiguous_id = {record["id"]: i for i, record in enumerate(records)}
 
 
 def register_open_images(name: str, source: OpenImagesSource, categories: Sequence[str] | None = None) -> None:
@@ -264,13 +278,15 @@ def _register_entry(entry: Any, source: str, images_outside: bool) -> None:
         register_open_images(entry["name"], source_of_entry(entry, source), entry.get("categories"))
         return
     image_ids = entry.get("image_ids")
+    federated = entry.get("format", "lvis") == "lvis"
     register_lvis_format(
         entry["name"],
         part_file(entry["annotations"], image_ids) if image_ids else entry["annotations"],
         entry["images"],
         prepare=partial(ensure_part, entry["annotations"], image_ids) if image_ids else None,
         categories=entry.get("categories"),
-        federated=entry.get("format", "lvis") == "lvis",
+        federated=federated,
+        evaluator_type="lvis" if federated else "coco",  # by which other trainers choose theirs
         ignore_regions=entry.get("ignore_regions"),
         images_outside=images_outside,
         described_in=source,

@@ -17,6 +17,7 @@ from eql_d2.data.training.loader import build_test_loader
 from eql_d2.engine.checkpoint import AtomicCheckpointer, describe_misfits
 from eql_d2.engine.class_transfer import reordered_classes
 from eql_d2.engine.compatibility import loss_state_names
+from eql_d2.engine.gpu_memory import IN_TESTING, lack_of_memory_told
 from eql_d2.engine.resuming import check_run_folder
 from eql_d2.engine.weight_average import AverageWeights
 from eql_d2.errors import UserError
@@ -114,7 +115,8 @@ class EvaluatingTrainer(DefaultTrainer):
                 return super().test(cfg, model)
         if _take_roi_masks(evaluators):
             model = keep_roi_masks(model)
-        return super().test(cfg, model, evaluators)
+        with lack_of_memory_told("evaluation", IN_TESTING):
+            return super().test(cfg, model, evaluators)
 
     @classmethod
     def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> OrderedDict[str, Any]:

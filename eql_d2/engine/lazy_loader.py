@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 import eql_d2.config  # as a module: it imports engine/config.py, and thereby this package
 from eql_d2.data.category_counts import dataset_counts
 from eql_d2.data.training.loader import TrainLoader, build_test_loader, build_train_loader
+from eql_d2.errors import UserError, check_whole_number
 
 
 def detection_train_loader(
@@ -54,6 +55,10 @@ def detection_train_loader(
         UserError: the data or an argument does not fit; the sentence names the config key of the same meaning.
     """
     names = _names(names)
+    check_whole_number("total_batch_size", total_batch_size, 1)
+    check_whole_number("num_workers", num_workers, 0)
+    check_whole_number("max_unreadable_images", max_unreadable_images, 0)
+    _check_mapper(mapper, "train")
     cfg = _cfg(names, category_counts_file)
     cfg.OUTPUT_DIR = output_dir
     cfg.SOLVER.IMS_PER_BATCH = total_batch_size
@@ -66,6 +71,10 @@ def detection_train_loader(
     options.MAX_UNREADABLE_IMAGES, options.NUM_WORKERS = max_unreadable_images, num_workers
     cfg.MODEL.MASK_ON = getattr(mapper, "use_instance_mask", True)
     if copy_paste is not None:
+        known = [key.lower() for key in cfg.INPUT.COPY_PASTE if key != "ENABLED"]
+        unknown = [key for key in copy_paste if key not in known] if isinstance(copy_paste, Mapping) else [copy_paste]
+        if unknown:
+            raise UserError(f"copy_paste has no option {unknown[0]!r}; its options are: {', '.join(known)}.")
         given = {f"INPUT.COPY_PASTE.{key.upper()}": value for key, value in copy_paste.items()}
         cfg.merge_from_list([part for pair in given.items() for part in pair])
         cfg.INPUT.COPY_PASTE.ENABLED = True
@@ -80,13 +89,23 @@ def detection_test_loader(name: str, *, mapper: Callable[[dict[str, Any]], Any],
         mapper: Detectron2's ``DatasetMapper`` with ``is_train=False``.
         num_workers: processes that load.
     """
+    check_whole_number("num_workers", num_workers, 0)
+    _check_mapper(mapper, "test")
     cfg = _cfg((name,), "")
     cfg.DATALOADER.NUM_WORKERS = num_workers
     return build_test_loader(cfg, name, mapper)
 
 
 def _names(names: str | Sequence[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
+    names = (names,) if isinstance(names, str) else tuple(names)
+    if not names:
+        raise UserError("dataloader.train.names is empty; it must name a registered dataset.")
+    return names
+
+
+def _check_mapper(mapper: Any, part: str) -> None:
+    if not callable(mapper):
+        raise UserError(f"The mapper of dataloader.{part} is {mapper!r}; it must be one, as L(LongTailMapper)(...).")
 
 
 def _cfg(names: tuple[str, ...], category_counts_file: str) -> CfgNode:

@@ -18,6 +18,7 @@ from torch import nn
 from eql_d2.data.registration import register_lvis_datasets
 from eql_d2.engine.checkpoint import AtomicCheckpointer, fetch_weights
 from eql_d2.engine.config_files import find_config
+from eql_d2.engine.gpu_memory import IN_TESTING, lack_of_memory_told
 from eql_d2.engine.lazy_config import engine_config, load_lazy_config
 from eql_d2.engine.partial_training import describe_misfits
 from eql_d2.engine.resuming import check_run_folder
@@ -92,10 +93,7 @@ class LazyTrainer(LongTailTrainer):
 
     def build_model(self, cfg: CfgNode) -> nn.Module:  # type: ignore[override]
         """The config's model, on its device."""
-        try:
-            model = instantiate(self.lazy.model).to(cfg.MODEL.DEVICE)
-        except ValueError as error:  # of a loss, with the option and its range
-            raise UserError(f"The model cannot be built: {error}") from None
+        model = _built("The model", self.lazy.model).to(cfg.MODEL.DEVICE)
         _check_image_level_labels(model, self.lazy.dataloader.train)
         return model
 
@@ -104,7 +102,7 @@ class LazyTrainer(LongTailTrainer):
     ) -> torch.optim.Optimizer:
         """The config's optimizer."""
         self.lazy.optimizer.params.model = model
-        optimizer = instantiate(self.lazy.optimizer)
+        optimizer = _built("The optimizer", self.lazy.optimizer)
         self.lazy.optimizer.params.pop("model")  # a config is also written and compared
         return optimizer
 
@@ -112,14 +110,14 @@ class LazyTrainer(LongTailTrainer):
         self, cfg: CfgNode, optimizer: torch.optim.Optimizer
     ) -> Any:
         """The config's schedule."""
-        multiplier = instantiate(self.lazy.lr_multiplier)
+        multiplier = _built("lr_multiplier, which has to suit train.max_iter,", self.lazy.lr_multiplier)
         return LRMultiplier(optimizer, multiplier=multiplier, max_iter=cfg.SOLVER.MAX_ITER)
 
     def build_train_loader(self, cfg: CfgNode, seed: int = 0) -> Any:  # type: ignore[override]
         """The config's loader; one of this project's gets the run's seed and folder."""
         loader = self.lazy.dataloader.train
         own = {"seed": seed, "output_dir": cfg.OUTPUT_DIR} if "names" in loader else {}
-        return instantiate(OmegaConf.merge(loader, own))
+        return _built("dataloader.train", OmegaConf.merge(loader, own))
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model for several processes, by the options of ``train.ddp``."""
@@ -155,8 +153,10 @@ def evaluate_lazy(cfg: DictConfig, model: nn.Module, folder: str = "inference") 
     of_evaluator = cfg.dataloader.evaluator
     output_dir = of_evaluator.get("output_dir")
     own = {"output_dir": str(output_dir).replace("/inference/", f"/{folder}/")} if output_dir else {}
-    evaluator = instantiate(OmegaConf.merge(of_evaluator, own))
-    results = inference_on_dataset(model, instantiate(cfg.dataloader.test), evaluator)
+    evaluator = _built("dataloader.evaluator", OmegaConf.merge(of_evaluator, own))
+    loader = _built("dataloader.test", cfg.dataloader.test)
+    with lack_of_memory_told("evaluation", IN_TESTING):
+        results = inference_on_dataset(model, loader, evaluator)
     if comm.is_main_process():
         print_csv_format(results)
     return OrderedDict(results or {})
@@ -168,7 +168,7 @@ def load_trained_lazily(cfg: DictConfig, resume: str | bool = False) -> nn.Modul
     Raises:
         UserError: the weights are missing, broken, or of another model.
     """
-    model = instantiate(cfg.model).to(cfg.train.device)
+    model = _built("The model", cfg.model).to(cfg.train.device)
     if resume:
         check_run_folder(cfg.train.output_dir, resume)
     checkpointer = AtomicCheckpointer(model, cfg.train.output_dir)
@@ -179,6 +179,22 @@ def load_trained_lazily(cfg: DictConfig, resume: str | bool = False) -> nn.Modul
             "evaluate with the config of their training."
         )
     return model
+
+
+def _built(name: str, part: Any) -> Any:
+    """A part of a lazy config, instantiated.
+
+    Raises:
+        UserError: a value is out of its range, or there is no such argument.
+    """
+    try:
+        return instantiate(part)
+    except ValueError as error:  # of a loss, say, with the option and its range
+        raise UserError(f"{name} cannot be built: {error}") from None
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        raise UserError(f"{name} cannot be built: {error}.") from None
 
 
 def _check_image_level_labels(model: nn.Module, loader: Any) -> None:

@@ -23,6 +23,7 @@ from eql_d2.engine.class_watch import WatchClasses
 from eql_d2.engine.compatibility import check_optimizer
 from eql_d2.engine.description import describe_run
 from eql_d2.engine.evaluating import EvaluatingTrainer
+from eql_d2.engine.gpu_memory import IN_TRAINING, lack_of_memory_told
 from eql_d2.engine.kept_checkpoints import KeepBest, limit_kept
 from eql_d2.engine.ledger.writing import RunClock, WriteLedger
 from eql_d2.engine.metrics_file import (
@@ -224,12 +225,8 @@ class LongTailTrainer(EvaluatingTrainer):
             UserError: a loss is infinite or NaN, or the GPU has not enough memory; the sentence names the iteration.
         """
         try:
-            super().run_step()
-        except torch.cuda.OutOfMemoryError:
-            raise UserError(
-                f"The GPU has not enough memory for iteration {self.iter}; lower SOLVER.IMS_PER_BATCH, or set "
-                "SOLVER.AMP.ENABLED True, or INPUT.MIN_SIZE_TRAIN and MAX_SIZE_TRAIN to smaller sizes."
-            ) from None
+            with lack_of_memory_told(f"iteration {self.iter}", IN_TRAINING):
+                super().run_step()
         except FloatingPointError as error:
             raise UserError(
                 f"{' '.join(str(error).split())}; lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS or set "

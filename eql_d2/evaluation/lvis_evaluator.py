@@ -33,6 +33,9 @@ RESULTS_FILES = {"lvis": "lvis_instances_results.json", "coco": "coco_instances_
 """Names of the files of results, by the rules that they are evaluated by."""
 
 
+TASKS = ("bbox", "segm")
+
+
 class LVISEvaluator(DetectionEvaluator):
     """AP, AP of rare, common and frequent classes, and AR by LVIS's federated rules.
 
@@ -70,9 +73,14 @@ class LVISEvaluator(DetectionEvaluator):
         counts: CategoryCounts | None = None,
         show_classes: bool = False,
     ) -> None:
+        wrong = next((task for task in tasks or () if task not in TASKS), None)
+        if wrong is not None:
+            raise UserError(f"{wrong!r} cannot be evaluated; tasks are of {', '.join(TASKS)}.")
         metadata = MetadataCatalog.get(dataset_name)
         if metadata.get("prepare"):
             metadata.prepare()
+        if not metadata.get("json_file"):
+            raise UserError(f"Dataset {dataset_name!r} has no annotation file; register it, or correct the name.")
         self._ground_truth = _ground_truth(dataset_name, counts)
         self._numbers = metadata.get("image_numbers") or {}  # of images whose ids are no numbers
         if engine == "lvis" and self._ground_truth.rules == "coco":
@@ -110,7 +118,7 @@ class LVISEvaluator(DetectionEvaluator):
             raise UserError(f"Image id {image_id} is not in {self._ground_truth.source}.")
         check_finite(image_id, instances)
         if self._tasks is None:
-            self._tasks = ("bbox", "segm") if instances.has("pred_masks") else ("bbox",)
+            self._tasks = TASKS if instances.has("pred_masks") else ("bbox",)
             self._evaluation = self._start(self._tasks)
         # The sort is stable, so that detections of equal score keep the model's order.
         best = instances.scores.argsort(descending=True, stable=True)

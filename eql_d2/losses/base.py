@@ -1,6 +1,7 @@
 """The interface that every classification loss of this project has."""
 
 import math
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -34,8 +35,7 @@ class ClassificationLoss(nn.Module):
 
     def __init__(self, num_classes: int, num_logits: int, has_background: bool | None = None) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes is {num_classes}; it must be at least 1.")
+        check_num_classes(num_classes)
         self.num_classes = num_classes
         self.num_logits = num_logits
         if has_background is not None:
@@ -105,6 +105,16 @@ class ClassificationLoss(nn.Module):
 
     def extra_repr(self) -> str:
         return f"num_classes={self.num_classes}, num_logits={self.num_logits}"
+
+
+def check_num_classes(value: Any) -> None:
+    """Make sure that a number of classes is one.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"num_classes is {value!r}; it must be a whole number of at least 1.")
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from eql_d2.long_tail import CategoryCounts
 from eql_d2.losses.adaptive_class_suppression import AdaptiveClassSuppressionLoss
 from eql_d2.losses.balanced_group_softmax import BalancedGroupSoftmax
 from eql_d2.losses.balanced_sigmoid import BalancedSigmoidLoss
-from eql_d2.losses.base import ClassificationLoss, class_statistics
+from eql_d2.losses.base import ClassificationLoss, check_num_classes, class_statistics
 from eql_d2.losses.cross_entropy import SigmoidCrossEntropy, SoftmaxCrossEntropy
 from eql_d2.losses.drop_loss import DropLoss
 from eql_d2.losses.effective_class_margin import EffectiveClassMarginLoss
@@ -136,6 +136,15 @@ def build_loss(
     name = method if isinstance(method, str) else loss_class.__name__
     parameters = inspect.signature(loss_class).parameters
     _check_options(name, loss_class, options)
+    check_num_classes(num_classes)
+    for key, value in options.items():
+        if isinstance(value, str) and key in parameters and not isinstance(parameters[key].default, str):
+            raise ValueError(f"{key} is {value!r}, a text; {name} takes no text there.")
+    if not isinstance(statistics, (CategoryCounts, Mapping, type(None))):
+        raise ValueError(
+            f"statistics is a {type(statistics).__name__}; it must be category counts, or values by the names of "
+            f"{', '.join(STATISTICS)}."
+        )
     given: dict[str, Any] = {"num_classes": num_classes, "has_background": has_background}
     if loss_class.has_background != has_background and "has_background" not in parameters:
         raise ValueError(f"{name} {'needs' if loss_class.has_background else 'has no'} background classes.")

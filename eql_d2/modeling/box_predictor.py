@@ -12,9 +12,9 @@ from detectron2.utils.events import get_event_storage
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
-from eql_d2.errors import UserError
+from eql_d2.errors import UserError, check_number
 from eql_d2.losses import ClassificationLoss
-from eql_d2.modeling.calibration import Calibration, calibration_of_config
+from eql_d2.modeling.calibration import build_calibration, calibration_of_config
 from eql_d2.modeling.gradient_sums import GradientSums
 from eql_d2.modeling.inference import fast_rcnn_inference
 from eql_d2.modeling.loss_config import loss_of_config
@@ -44,7 +44,8 @@ class LongTailPredictor(FastRCNNOutputLayers):
         kwargs: arguments of :class:`FastRCNNOutputLayers`.
 
     Raises:
-        UserError: the loss is of another number of classes, or has no use for image-level labels.
+        UserError: there is no loss, it is of another number of classes or has no use for image-level labels, or an
+            option is out of its range.
     """
 
     loss_class: type[ClassificationLoss]
@@ -72,6 +73,7 @@ class LongTailPredictor(FastRCNNOutputLayers):
                 "LongTailPredictor has no loss; give it one, as loss=L(build_loss)(method='eql', num_classes=..., "
                 "statistics=L(dataset_counts)(dataset_names=...)) in a lazy config."
             )
+        _check_options(loss, prior_prob, normed_classifier, temperature, scaled_classifier, self.test_score_thresh)
         in_features = self.cls_score.in_features
         if normed_classifier:
             self.cls_score = NormedLinear(in_features, loss.num_logits, temperature)
@@ -95,7 +97,7 @@ class LongTailPredictor(FastRCNNOutputLayers):
             )
         self.image_level_labels = image_level_labels
         # The values of a lazy config's own dictionary are not instantiated yet.
-        self.calibration = Calibration(loss, **{k: instantiate(value) for k, value in (calibration or {}).items()})
+        self.calibration = build_calibration(loss, {k: instantiate(v) for k, v in (calibration or {}).items()})
         self.gradient_sums: GradientSums | None = None  # see the hook WatchClasses
 
     @classmethod
@@ -107,8 +109,6 @@ class LongTailPredictor(FastRCNNOutputLayers):
         arguments["temperature"] = cfg.MODEL.ROI_BOX_HEAD.TEMPERATURE
         arguments["scaled_classifier"] = cfg.MODEL.ROI_BOX_HEAD.SCALED_CLASSIFIER
         arguments["scales_bias"] = cfg.MODEL.ROI_BOX_HEAD.SCALED_CLASSIFIER_BIAS
-        if cfg.MODEL.ROI_BOX_HEAD.NORMED_CLASSIFIER and cfg.MODEL.ROI_BOX_HEAD.SCALED_CLASSIFIER:
-            raise UserError("MODEL.ROI_BOX_HEAD has both NORMED_CLASSIFIER and SCALED_CLASSIFIER; set one to False.")
         arguments["image_level_labels"] = cfg.MODEL.LONG_TAIL.IMAGE_LEVEL_LABELS
         arguments["calibration"] = calibration_of_config(cfg)
         return arguments
@@ -211,3 +211,17 @@ class LongTailPredictor(FastRCNNOutputLayers):
         best = self.loss.scores(logits)[:, :-1].argmax(dim=1)
         correct = (best == gt_classes)[is_foreground].float().mean().item() if is_foreground.any() else 0.0
         storage.put_scalar("box_head/foreground_class_accuracy", correct)
+
+
+def _check_options(
+    loss: Any, prior_prob: Any, normed_classifier: Any, temperature: Any, scaled_classifier: Any, least_score: Any
+) -> None:
+    """Refuse options of :class:`LongTailPredictor` with which nothing can be trained or detected."""
+    if not isinstance(loss, ClassificationLoss):
+        raise UserError(f"The box predictor's loss is {loss!r}; it must be a loss, as build_loss gives one.")
+    check_number("prior_prob (MODEL.LONG_TAIL.PRIOR_PROB)", prior_prob, above=0, below=1)
+    check_number("test_score_thresh (MODEL.ROI_HEADS.SCORE_THRESH_TEST)", least_score, below=1)
+    if normed_classifier:
+        check_number("temperature (MODEL.ROI_BOX_HEAD.TEMPERATURE)", temperature, above=0)
+    if normed_classifier and scaled_classifier:
+        raise UserError("MODEL.ROI_BOX_HEAD has both NORMED_CLASSIFIER and SCALED_CLASSIFIER; set one to False.")

@@ -1,5 +1,7 @@
 """Calibration of a trained classifier at test time: LogN, τ-normalisation, NorCal, FRACAL. They go with every loss."""
 
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,7 +10,7 @@ from torch import Tensor, nn
 
 from eql_d2.data.category_counts import category_counts
 from eql_d2.data.fractal_dimensions import fractal_dimensions
-from eql_d2.errors import UserError
+from eql_d2.errors import UserError, check_number
 from eql_d2.long_tail import CategoryCounts
 from eql_d2.losses import ClassificationLoss
 from eql_d2.losses.distributed import sum_over_processes
@@ -227,8 +229,21 @@ class Calibration(nn.Module):
         super().__init__()
         if isinstance(image_counts, CategoryCounts):
             image_counts = torch.tensor(image_counts.image_counts)
-        if fracal_lambda < 0:
-            raise UserError(f"TEST.FRACAL.LAMBDA is {fracal_lambda}; it must not be negative.")
+        check_number("tau_norm (TEST.TAU_NORM)", tau_norm, least=0)
+        check_number("norcal_gamma (TEST.NORCAL_GAMMA)", norcal_gamma, least=0)
+        check_number("TEST.FRACAL.LAMBDA", fracal_lambda, least=0)
+        if norcal_gamma and image_counts is None:
+            raise UserError(
+                "NorCal needs the numbers of training images; give image_counts=L(dataset_counts)(dataset_names=...) "
+                "beside norcal_gamma in a lazy config."
+            )
+        for name, values in (
+            ("image_counts", image_counts),
+            ("image_frequencies", image_frequencies),
+            ("dimensions", dimensions),
+        ):
+            if values is not None and len(values) != loss.num_classes:
+                raise UserError(f"{name} are of {len(values)} classes, the loss of {loss.num_classes}.")
         self.tau_norm = tau_norm
         self.tau_norm_keep_scale = tau_norm_keep_scale
         self.norcal_gamma = norcal_gamma
@@ -268,3 +283,16 @@ class Calibration(nn.Module):
             assert self.dimensions is not None  # FRACAL has both
             scores = fracal(scores, self.image_frequencies, self.dimensions, self.fracal_lambda, self._exclusive)
         return scores
+
+
+def build_calibration(loss: ClassificationLoss, options: Mapping[str, Any]) -> Calibration:
+    """A :class:`Calibration` of options by name.
+
+    Raises:
+        UserError: there is no option of a name, or a value is out of its range.
+    """
+    known = [name for name in inspect.signature(Calibration).parameters if name != "loss"]
+    unknown = next((name for name in options if name not in known), None)
+    if unknown is not None:
+        raise UserError(f"The calibration has no option {unknown!r}; its options are: {', '.join(known)}.")
+    return Calibration(loss, **options)

@@ -19,6 +19,7 @@ from eql_d2.data.registration import register_datasets
 from eql_d2.engine.auto_values import resolve_auto_values
 from eql_d2.engine.config_files import load_config, parse_config
 from eql_d2.engine.description import class_records, read_description, register_classes
+from eql_d2.engine.gpu_memory import IN_TESTING, lack_of_memory_told
 from eql_d2.engine.own_modules import import_modules
 from eql_d2.engine.setup import check_device
 from eql_d2.engine.trainer import LongTailTrainer
@@ -150,7 +151,7 @@ class Predictor:
             score first.
 
         Raises:
-            UserError: the image is so narrow that nothing is left of it after resizing.
+            UserError: the image is so narrow that nothing is left of it after resizing, or too much for the GPU.
         """
         height, width = image.shape[:2]
         resize_input = T.AugInput(image[:, :, ::-1] if self.cfg.INPUT.FORMAT == "BGR" else image)
@@ -160,7 +161,8 @@ class Predictor:
             raise UserError(f"An image of {width} x {height} pixels is too narrow for the detector.") from None
         pixels = torch.as_tensor(np.ascontiguousarray(resize_input.image.transpose(2, 0, 1)))
         model = self._model_with_roi_masks if roi_masks else self.model
-        return model([{"image": pixels, "height": height, "width": width}])[0]["instances"].to("cpu")
+        with lack_of_memory_told(f"an image of {width} x {height} pixels", IN_TESTING):
+            return model([{"image": pixels, "height": height, "width": width}])[0]["instances"].to("cpu")
 
     def to_records(self, instances: Instances, image_id: int) -> list[dict[str, Any]]:
         """Detections of an image as records of the LVIS result format, with the dataset's category ids.

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import detectron2.evaluation
 import orjson
 import pytest
 import torch
@@ -185,6 +186,45 @@ def test_the_truth_has_full_marks_by_cocos_rules(coco_set):
     metrics = evaluate("tiny_val", kept, counts=counts)["bbox"]
     for letter in "rcf":
         assert (metrics[f"AP{letter}"] == pytest.approx(100)) is (letter in counts.frequency_groups)
+
+
+def test_detectron2s_evaluator_knows_the_ids_of_a_loaded_set(tiny_set, tmp_path):
+    """Loading says classes and ids, as Detectron2's loaders do; else its LVISEvaluator takes the ids for 1 … K."""
+    pytest.importorskip("lvis")
+    content = orjson.loads((tiny_set / "val.json").read_bytes())
+    for record in content["categories"]:
+        record["id"] = 1000 - 7 * record["id"]
+    for image in content["images"]:
+        for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+            image[key] = [1000 - 7 * number for number in image[key]]
+    for annotation in content["annotations"]:
+        annotation["category_id"] = 1000 - 7 * annotation["category_id"]
+    (tmp_path / "val.json").write_bytes(orjson.dumps(content))
+    register_lvis_format("other_ids", tmp_path / "val.json", tiny_set)
+    assert MetadataCatalog.get("other_ids").get("thing_classes") is None
+    DatasetCatalog.get("other_ids")
+    names = MetadataCatalog.get("other_ids").thing_classes
+    assert names == [record["name"] for record in reversed(content["categories"])]
+    evaluator = detectron2.evaluation.LVISEvaluator("other_ids", ("bbox",), False, str(tmp_path))
+    evaluator.reset()
+    for image, instances in ground_truth_as_predictions("other_ids"):
+        evaluator.process([image], [{"instances": instances}])
+    assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+
+
+def test_detectron2s_evaluator_of_a_set_in_cocos_format(coco_set, tmp_path):
+    content = orjson.loads((coco_set / "val.json").read_bytes())
+    for annotation in content["annotations"]:
+        annotation.setdefault("iscrowd", 0)  # pycocotools asks for it
+    (coco_set / "val.json").write_bytes(orjson.dumps(content))
+    register_custom_datasets(load_config(TINY, ["DATASETS.CUSTOM", str(entries(coco_set, format="coco"))]))
+    DatasetCatalog.get("tiny_val")
+    assert MetadataCatalog.get("tiny_val").evaluator_type == "coco"
+    evaluator = detectron2.evaluation.COCOEvaluator("tiny_val", ("bbox",), False, str(tmp_path))
+    evaluator.reset()
+    for image, instances in ground_truth_as_predictions("tiny_val"):
+        evaluator.process([image], [{"instances": instances}])
+    assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
 
 
 @pytest.mark.parametrize("key", ["name", "annotations", "images", "ignore_regions", "labels"])

@@ -176,7 +176,14 @@ def test_calibration_takes_counts_by_the_name_of_a_dataset():
         ("model.roi_heads.box_predictor.loss.lambda_=2", "The model cannot be built: lambda_ is 2"),
         ("model.roi_heads.box_predictor.image_level_labels=True", "dataloader.train.mapper has not"),
         ("dataloader.train.sampler=Nothing", "SAMPLER_TRAIN is 'Nothing'"),
-        ("+dataloader.train.copy_paste={hidden_areas:3}", "Non-existent key|HIDDEN_AREAS"),
+        (
+            "lr_multiplier.scheduler.milestones=[20]",
+            "^lr_multiplier, which has to suit train.max_iter, cannot be b",
+        ),
+        (
+            "+dataloader.train.copy_paste={hidden_areas:3}",
+            "copy_paste has no option 'hidden_areas'",
+        ),
     ],
 )
 def test_a_value_that_does_not_fit(tmp_path, override, sentence):

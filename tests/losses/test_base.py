@@ -26,7 +26,7 @@ def test_autocast_is_off_within_a_loss():
 
 
 def test_a_loss_needs_a_class():
-    with pytest.raises(ValueError, match="num_classes is 0; it must be at least 1"):
+    with pytest.raises(ValueError, match="num_classes is 0; it must be a whole number of at least 1"):
         ClassificationLoss(0, 1)
     assert ClassificationLoss(1, 1).class_columns.tolist() == [0]
 

@@ -223,7 +223,7 @@ def test_fracal_counts_the_training_data(tiny_cfg, name):
 def test_fracal_without_training_data_or_with_a_negative_lambda_is_told(tiny_cfg, tmp_path):
     tiny_cfg.TEST.FRACAL.ENABLED = True
     tiny_cfg.TEST.FRACAL.LAMBDA = -1.0
-    with pytest.raises(UserError, match=r"TEST\.FRACAL\.LAMBDA is -1\.0; it must not be negative"):
+    with pytest.raises(UserError, match=r"TEST\.FRACAL\.LAMBDA is -1\.0; it must be a number of at least 0"):
         build(tiny_cfg, "SoftmaxPredictor")
     path = tmp_path / "counts.json"
     path.write_text(json.dumps(category_counts(tiny_cfg).to_records()))

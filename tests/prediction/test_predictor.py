@@ -100,6 +100,16 @@ def test_records_equal_the_instances(checkpoint, tiny_set):
         assert record["image_id"] == 77
 
 
+def test_a_gpu_without_enough_memory(checkpoint, monkeypatch):
+    def forward(*_, **__):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    predictor = Predictor(checkpoint, overrides=["MODEL.DEVICE", "cpu"])
+    monkeypatch.setattr(type(predictor.model), "forward", forward)
+    with pytest.raises(UserError, match=r"not enough memory for an image of 30 x 20 pixels; set INPUT\.MIN_SIZE_TEST"):
+        predictor(np.zeros((20, 30, 3), dtype=np.uint8))
+
+
 def test_threshold_and_number(checkpoint, tiny_set):
     image = read_rgb(next((tiny_set / "val").glob("*.jpg")))
     options = {"overrides": ["MODEL.DEVICE", "cpu"]}

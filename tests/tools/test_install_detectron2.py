@@ -265,6 +265,18 @@ def test_installed_package_holds_every_edit():
         assert edit.new in (site / name).read_text(), name
 
 
+@without_compiled
+def test_what_upstreams_export_tool_imports_is_there():
+    """And says at use what torch no longer brings."""
+    from detectron2.config import get_cfg
+    from detectron2.export import Caffe2Tracer, TracingAdapter, add_export_config, scripting_with_instances
+
+    assert add_export_config(get_cfg()).EXPORT_CAFFE2.USE_HEATMAP_MAX_KEYPOINT is False
+    assert callable(scripting_with_instances) and isinstance(TracingAdapter, type)
+    with pytest.raises(NotImplementedError, match="--export-method tracing"):
+        Caffe2Tracer(get_cfg(), torch.nn.Identity(), [])
+
+
 def test_source_folder_without_detectron2_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(install_detectron2, "CACHE", tmp_path / "cache")
     (tmp_path / "empty").mkdir()

@@ -16,6 +16,7 @@ from eql_d2.data.training.image_targets import ImageTargets
 from eql_d2.errors import UserError
 
 DatasetDict = dict[str, Any]
+IMAGE_FORMATS = ("BGR", "RGB", "L", "YUV-BT.601")  # that Detectron2 reads
 
 
 class LongTailMapper(PictureMapper):
@@ -41,6 +42,13 @@ class LongTailMapper(PictureMapper):
         self, is_train: bool, *, image_level_labels: bool = False, num_classes: int | None = None, **kwargs: Any
     ) -> None:
         super().__init__(is_train, **kwargs)
+        # What Detectron2 would find at the first image, and a loader take for one that cannot be read.
+        if self.image_format not in IMAGE_FORMATS:
+            raise UserError(f"INPUT.FORMAT is {self.image_format!r}; it must be one of {', '.join(IMAGE_FORMATS)}.")
+        if self.instance_mask_format not in ("polygon", "bitmask"):
+            raise UserError(f"INPUT.MASK_FORMAT is {self.instance_mask_format!r}; it must be polygon or bitmask.")
+        if image_level_labels and not num_classes:
+            raise UserError("The mapper has image_level_labels=True, but no num_classes; give it the model's.")
         self.image_level_labels = image_level_labels
         self.num_classes = num_classes
 
