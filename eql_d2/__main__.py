@@ -36,11 +36,16 @@ def usage() -> str:
     )
 
 
-def in_verbs(text: str) -> str:
-    """A text in which tools are named as the command's verbs: outside of a clone there is no folder ``tools``."""
+def in_verbs(text: str, command: str = "python ") -> str:
+    """A text in which the tools that it calls are verbs: outside of a clone there is no folder ``tools``.
+
+    Args:
+        text: of a tool, or what it says.
+        command: expression for what stands before a tool that is to be called.
+    """
     verb_of = {tool: verb for verb, tool in VERBS.items()}
     return re.sub(
-        r"(?:python )?\btools/(\w+)\.py\b",
+        rf"\b{command}tools/(\w+)\.py\b",
         lambda found: f"eql-d2 {verb_of[found[1]]}" if found[1] in verb_of else found[0],
         text,
     )
@@ -67,7 +72,7 @@ def main() -> None:
     try:
         exec(compile(in_verbs(path.read_text(encoding="utf-8")), path, "exec"), tool.__dict__)
     except SystemExit as error:
-        sys.exit(in_verbs(error.code) if isinstance(error.code, str) else error.code)
+        sys.exit(in_verbs(error.code, "(?:python )?") if isinstance(error.code, str) else error.code)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ Examples:
     python tools/report.py --runs benchmarks/ledger --baseline sigmoid \\
         --series eql eqlv2
 
-Single figures as files: tools/figures.py.
+Single figures as files: `python tools/figures.py`.
 """
 
 import argparse
