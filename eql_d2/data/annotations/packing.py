@@ -18,7 +18,7 @@ import numpy as np
 from eql_d2.data.annotations.findings import Finding
 from eql_d2.data.annotations.parsing import ParsedAnnotations
 
-MAGIC = b"EQLD2P05"  # ends in the version of this form
+MAGIC = b"EQLD2P06"  # ends in the version of this form, and of the findings in it
 PREAMBLE = struct.Struct("<8sQQI")
 
 
