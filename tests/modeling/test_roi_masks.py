@@ -53,7 +53,7 @@ def test_results_are_those_of_the_bitmaps(lively_cfg, augmented):
 
 
 def test_no_detections(lively_cfg):
-    lively_cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 1.1
+    lively_cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.9999
     model, _ = lively_models(lively_cfg)
     for ours in (keep_roi_masks(model), LongTailRCNNWithTTA(lively_cfg, model, roi_masks=True)):
         (instances,) = detect(ours, some_images(lively_cfg, 1))

@@ -142,7 +142,7 @@ def test_the_merge_knows_no_number_of_classes(tta_cfg):
 
 
 def test_no_detections(tta_cfg):
-    tta_cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 1.1
+    tta_cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.9999
     (instances,) = detect(LongTailRCNNWithTTA(tta_cfg, lively_model(tta_cfg)), some_images(tta_cfg, 1))
     assert len(instances) == 0
     assert instances.pred_masks.shape == (0, 64, 64)

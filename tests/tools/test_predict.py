@@ -76,7 +76,7 @@ def test_a_folder_with_a_broken_image(predict, photos, output, tiny_checkpoint, 
     assert f"warning: Image {photos / 'b.jpg'} cannot be read" in printed.err
     assert f"warning: Image {photos / 'note.jpg'} cannot be read (it is no picture)." in printed.err
     assert "warning: 2 of 5 inputs were skipped." in printed.err
-    assert "12 detections in 3 images" in printed.out
+    assert "12 detections in 3 pictures" in printed.out
 
     results, images = read(output / "results.json"), read(output / "images.json")
     categories = read(tiny_set / "train.json")["categories"]
