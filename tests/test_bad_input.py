@@ -266,6 +266,7 @@ def test_tool_meets_a_damaged_image(own_set, options):
     assert "cannot be read" in line
 
 
+@pytest.mark.slow
 def test_tool_meets_too_many_damaged_images(own_set, options, tmp_path):
     """Each of two processes meets fewer than the limit; they learn of each other's, and both stop."""
     for path in sorted((own_set / "train").iterdir())[::3]:

@@ -26,6 +26,7 @@ class MyPredictor(LongTailPredictor):
 """
 
 
+@pytest.mark.slow
 def test_own_loss_from_the_command_line(tiny_cfg, tmp_path):
     (tmp_path / "my_losses.py").write_text(MY_LOSSES)
     tiny_cfg.DATASETS.TEST = ()

@@ -324,7 +324,7 @@ def environment():
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-@pytest.mark.parametrize("locks", ["locks", "no locks"])
+@pytest.mark.parametrize("locks", ["locks", pytest.param("no locks", marks=pytest.mark.slow)])
 def test_processes_that_start_at_once(path, cache, fresh, locks):
     content = make_content()
     content["annotations"] *= 500  # takes long enough for the others to come
