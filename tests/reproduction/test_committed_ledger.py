@@ -54,7 +54,9 @@ def test_all_rows_differ_in_their_method_alone(table, ledger):
 
 def test_the_page_has_the_differences_of_the_ledger(ledger):
     """Of means, and in standard errors."""
-    (told,) = (table for table in tables(ROOT / "docs" / "emoji_federated.md") if table.header[:2] == ("method", "above"))
+    (told,) = (
+        table for table in tables(ROOT / "docs" / "emoji_federated.md") if table.header[:2] == ("method", "above")
+    )
     federated = find_table("emoji_federated", ROOT / "configs" / "tables")
     of_method = {result.row.method: result.metrics for result in collect(federated, ledger)[0]}
     for method, above, *differences in told.rows:
