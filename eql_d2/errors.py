@@ -3,6 +3,7 @@
 import importlib
 import math
 import numbers
+import operator
 from types import ModuleType
 from typing import Any
 
@@ -39,12 +40,12 @@ def check_number(
     Raises:
         UserError: it is not.
     """
-    bounds = [("of at least", least, "__ge__"), ("above", above, "__gt__"), ("below", below, "__lt__")]
+    bounds = [("of at least", least, operator.ge), ("above", above, operator.gt), ("below", below, operator.lt)]
     given = [(word, bound, compare) for word, bound, compare in bounds if bound is not None]
     if not isinstance(value, numbers.Real) or isinstance(value, bool) or not math.isfinite(value):
         fits = False
     else:
-        fits = all(getattr(float(value), compare)(float(bound)) for _, bound, compare in given)
+        fits = all(compare(float(value), bound) for _, bound, compare in given)
     if not fits:
         wanted = " and ".join(f"{word} {bound:g}" for word, bound, _ in given)
         raise UserError(f"{name} is {value!r}; it must be a number{f' {wanted}' if wanted else ''}.")

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     for sentence in figure.left_out:
         print(f"Not in the figure: {sentence}")
     save_figure(figure.draw, args.output)
-    print(f"{figure.title}: {args.output}\n{figure.caption}")
+    print(f"{figure.title}: {args.output}\n{figure.caption} {figure.note}".rstrip())
 
 
 if __name__ == "__main__":

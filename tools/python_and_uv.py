@@ -39,9 +39,10 @@ def requested_python():
     if not name:
         return None
     number = re.match(r"3\.(\d+)$", name)  # a version instead of a name: what is on PATH, or uv fetches it
-    if number and (3, int(number.group(1))) in PYTHONS and probe("python" + name)[0] != (3, int(number.group(1))):
-        return fetch_python(name)
+    asked_for = (3, int(number.group(1))) if number else None
     version, path = probe("python" + name if number else os.path.expanduser(name))
+    if asked_for in PYTHONS and version != asked_for:
+        return fetch_python(name)
     if version is None:
         raise UserError(f"PYTHON={name}: there is no such Python; name one of version 3.10 to 3.14")
     if version not in PYTHONS:

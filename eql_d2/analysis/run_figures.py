@@ -18,7 +18,7 @@ from eql_d2.analysis.run_charts import Series, draw_by_count, draw_by_rank, draw
 from eql_d2.errors import UserError
 
 PAPER_LAMBDA = 0.00177
-HOW_LINES_ARE_DRAWN = (
+_OF_CLASSES = (
     "Dots are classes (left out where they are too many), the line their smooth mean (Gaussian weights); runs that "
     "differ by the seed are averaged, and the band is one standard deviation of their lines."
 )
@@ -34,6 +34,7 @@ class RunFigure(NamedTuple):
         group_means: a row a series: its label and the means over rare, common and frequent classes.
         left_out: a sentence for each run that is not in it.
         digits: of the means after the point; None is three significant ones.
+        note: how its lines are drawn, which other figures may share; plain text.
     """
 
     title: str
@@ -42,6 +43,7 @@ class RunFigure(NamedTuple):
     group_means: list[tuple[str, list[float]]]
     left_out: list[str]
     digits: int | None = None
+    note: str = ""
 
 
 def gradient_ratio(runs: Sequence[FinishedRun]) -> RunFigure:
@@ -49,7 +51,7 @@ def gradient_ratio(runs: Sequence[FinishedRun]) -> RunFigure:
     caption = (
         "Sum of the absolute gradients of the loss with respect to a class's logits of its own RoIs (positive), over "
         "the sum for all other RoIs (negative), over the whole training. A class without positive gradients lies on "
-        f"the lower edge. {HOW_LINES_ARE_DRAWN}"
+        "the lower edge."
     )
     draw = partial(draw_by_rank, ylabel="positive / negative gradients", logarithmic=True)
     return _of_classes(runs, lambda run: run.gradient_ratios, "Gradient ratio by class", caption, draw)
@@ -57,10 +59,7 @@ def gradient_ratio(runs: Sequence[FinishedRun]) -> RunFigure:
 
 def weight_norm(runs: Sequence[FinishedRun]) -> RunFigure:
     """Norms of the classifier's weights (what BAGS starts from)."""
-    caption = (
-        "Length ‖w‖ of each class's weights in the classifier of the last checkpoint, without the bias. "
-        f"{HOW_LINES_ARE_DRAWN}"
-    )
+    caption = "Length ‖w‖ of each class's weights in the classifier of the last checkpoint, without the bias."
     draw = partial(draw_by_rank, ylabel="‖w‖ of the classifier")
     return _of_classes(runs, weight_norms, "Classifier weight norm by class", caption, draw)
 
@@ -71,7 +70,7 @@ def positive_score(runs: Sequence[FinishedRun]) -> RunFigure:
         "For each object of the test set, the highest score of its class among saved detections whose box overlaps it "
         f"with an IoU of at least {MIN_IOU}, and 0 if there is none; the mean over the class's objects. A lower bound "
         "of the mean predicted probability of positives: detections below the score threshold, beyond the number kept "
-        f"of an image, or suppressed by a better one are not in the file. {HOW_LINES_ARE_DRAWN}"
+        "of an image, or suppressed by a better one are not in the file."
     )
 
     def read(run: FinishedRun) -> dict[str, Values]:
@@ -84,7 +83,7 @@ def positive_score(runs: Sequence[FinishedRun]) -> RunFigure:
 def ap_by_frequency(runs: Sequence[FinishedRun], task: str) -> RunFigure:
     """AP of each class against its number of training images."""
     kind = {"bbox": "box", "segm": "mask"}[task]
-    caption = f"{kind.capitalize()} AP of each class that the test set has objects of. {HOW_LINES_ARE_DRAWN}"
+    caption = f"{kind.capitalize()} AP of each class that the test set has objects of."
 
     def read(run: FinishedRun) -> dict[str, Values]:
         return {_of_dataset(run, name): run.class_ap(name, task) for name in run.cfg.DATASETS.TEST}
@@ -205,7 +204,8 @@ def _of_classes(
         values = found.mean(row, part)
         series.append(Series(label, x.astype(np.float64), values, table))
         means.append((label, [_mean(values, groups, letter) for letter in GROUP_NAMES]))
-    return RunFigure(title, caption, partial(draw, series=series, groups=groups), means, found.left_out, digits)
+    draw = partial(draw, series=series, groups=groups)
+    return RunFigure(title, caption, draw, means, found.left_out, digits, _OF_CLASSES)
 
 
 def _of_dataset(run: FinishedRun, dataset: str) -> str:

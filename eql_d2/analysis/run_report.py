@@ -13,7 +13,7 @@ from eql_d2.analysis.gallery import gallery, legend
 from eql_d2.analysis.page import html_page
 from eql_d2.analysis.report_page_style import REPORT_SCRIPT, REPORT_STYLE
 from eql_d2.analysis.report_tables import folded, remarks, runs_table, say_once
-from eql_d2.analysis.run_figures import FIGURES, HOW_LINES_ARE_DRAWN, group_means_table
+from eql_d2.analysis.run_figures import FIGURES, group_means_table
 from eql_d2.errors import UserError
 
 MOST_IN_FIGURES = 6  # rows; colours that can be told apart
@@ -129,13 +129,12 @@ def _figures(runs: Sequence[FinishedRun], shown: Sequence[FinishedRun], rows: Se
         except UserError as error:
             missing.append(f"A figure was left out. {error}")
             continue
-        caption = figure.caption.removesuffix(HOW_LINES_ARE_DRAWN)  # said once, above all figures
-        if caption != figure.caption:
-            note = f'<p class="soft">Figures of classes: {HOW_LINES_ARE_DRAWN[0].lower()}{HOW_LINES_ARE_DRAWN[1:]}</p>'
+        if figure.note:  # of all figures of classes the same: said once, above them
+            note = f'<p class="soft">Figures of classes: {figure.note[0].lower()}{figure.note[1:]}</p>'
         table = group_means_table(figure) if figure.group_means else ""
         parts.append(
             f"<figure><h3>{figure.title}</h3>{page_figure(figure.draw, figure.title)}"
-            f"<figcaption>{html.escape(caption.rstrip())}</figcaption>{table}"
+            f"<figcaption>{html.escape(figure.caption)}</figcaption>{table}"
             f"{folded('Not in this figure', say_once(figure.left_out, names))}</figure>"
         )
     if len(runs) > len(shown):
