@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from eql_d2.data.annotations.rules import RLE
 from eql_d2.errors import UserError
@@ -59,6 +59,12 @@ def case_of(annotation: Any, image_id: int | None = None) -> Case:
         bbox=None if box is None else tuple(map(float, box)),
         segmentation=shape if shape and sum(map(len, parts)) <= _LONGEST_SHAPE else None,
     )
+
+
+def annotation_name(annotation_id: int | UnsetType, image_id: int) -> str:
+    """What a sentence calls an annotation."""
+    name = "an annotation" if annotation_id is UNSET else f"annotation {annotation_id}"
+    return f"{name} of image {image_id}"
 
 
 class Finding(msgspec.Struct, frozen=True):

@@ -11,9 +11,8 @@ import numpy as np
 
 from eql_d2.data.annotations.cache import PackedAnnotations, open_annotations
 from eql_d2.data.annotations.evaluation_rules import evaluation_finding
-from eql_d2.data.annotations.findings import MOST_CASES, Finding
+from eql_d2.data.annotations.findings import MOST_CASES, Finding, annotation_name
 from eql_d2.data.annotations.image_paths import image_paths, images_present, leaving_finding, missing_finding
-from eql_d2.data.annotations.parsing import annotation_name
 from eql_d2.data.category_counts import count_annotations
 from eql_d2.data.checks.before_start import NEEDED_TO_EVALUATE
 from eql_d2.data.checks.image_findings import deep_images, duplicate_images, unreadable_images, wrong_sizes

@@ -9,9 +9,8 @@ from tqdm import tqdm
 
 from eql_d2.data.annotations.box_forms import BOX_FORMS, form_by_masks
 from eql_d2.data.annotations.cache import PackedAnnotations
-from eql_d2.data.annotations.findings import Case, Finding, FindingCounter, case_of
+from eql_d2.data.annotations.findings import Case, Finding, FindingCounter, annotation_name, case_of
 from eql_d2.data.annotations.geometry import MaskMeasures, first_and_worst, mask_cases
-from eql_d2.data.annotations.parsing import annotation_name
 
 _PROGRESS_AFTER = 10_000  # images
 
