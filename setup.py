@@ -10,6 +10,7 @@ NOT_TOOLS_OF_A_WHEEL = (
     "demo.py",
     "gpu_check.py",
     "set_up.py",
+    "child_processes.py",
     "install_detectron2.py",
     "detectron2_edits.py",
     "python_and_uv.py",

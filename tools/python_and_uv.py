@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from install_detectron2 import UserError, run
+from child_processes import UserError, run
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"

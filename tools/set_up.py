@@ -29,7 +29,8 @@ import sys
 import time
 from pathlib import Path
 
-from install_detectron2 import UserError, is_url, run, run_with_children, stop_in_order, trust_system_certificates
+from child_processes import UserError, run, run_with_children, stop_in_order, trust_system_certificates
+from install_detectron2 import is_url
 from python_and_uv import CACHE, ROOT, environment_for, find_python, find_uv, requested_python
 
 LOCK = ROOT / "requirements.lock"

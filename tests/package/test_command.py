@@ -13,7 +13,9 @@ from eql_d2.errors import UserError
 from eql_d2.package_files import TOOLS
 from tests.conftest import ROOT
 
-JOBS_OF_A_CLONE = {"demo", "gpu_check", "set_up", "install_detectron2", "detectron2_edits", "python_and_uv"}
+JOBS_OF_A_CLONE = {
+    *("demo", "gpu_check", "set_up", "install_detectron2", "detectron2_edits", "python_and_uv", "child_processes")
+}
 
 
 def run(*arguments, folder):

@@ -14,7 +14,7 @@ from tests.engine.test_stopping import is_there
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
 SET_UP = """
 import sys
-from install_detectron2 import run, stop_in_order
+from child_processes import run, stop_in_order
 stop_in_order()
 run(["sh", "-c", "sleep 654321 & echo $! > children; echo $$ >> children; wait"], "waiting")
 """
