@@ -77,7 +77,7 @@ def register_lvis_format(
             ignore_defects=ignores_defects(name),
             images_outside=images_outside,
         )
-        _say_classes(name, chosen_categories(dataset.packed, categories))
+        _say_classes(name, {record["id"]: record["name"] for record in chosen_categories(dataset.packed, categories)})
         return with_ignore_regions(dataset, ignore_regions) if ignore_regions else dataset
 
     for catalog in (DatasetCatalog, MetadataCatalog):
@@ -101,17 +101,22 @@ def register_lvis_format(
 _IGNORING_DEFECTS: set[str] = set()
 
 
-def _say_classes(name: str, records: Sequence[dict[str, Any]]) -> None:
-    """Give metadata that have none the classes of category records, as Detectron2's loaders do.
+def _say_classes(name: str, names: dict[int, str]) -> None:
+    """Give metadata that have none the classes and their ids, as Detectron2's loaders do.
 
-    Without the ids Detectron2's LVISEvaluator takes them for 1 … K.
+    Without the ids Detectron2's LVISEvaluator takes them for 1 … K. Detectron2 itself says LVIS's classes, by a synonym
+    for one of them, but not their ids.
+
+    Args:
+        name: of the dataset.
+        names: category id → name.
     """
     metadata = MetadataCatalog.get(name)
-    records = sorted(records, key=lambda record: record["id"])
-    if not metadata.get("thing_classes"):
-        metadata.thing_classes = [record["name"] for record in records]
     if not metadata.get("thing_dataset_id_to_contiguous_id"):
-        metadata.thing_dataset_id_to_contiguous_id = {record["id"]: i for i, record in enumerate(records)}
+        metadata.thing_dataset_id_to_contiguous_id = {c: i for i, c in enumerate(sorted(names))}
+    if not metadata.get("thing_classes"):
+        ids = metadata.thing_dataset_id_to_contiguous_id
+        metadata.thing_classes = [names[c] for c in sorted(ids, key=ids.__getitem__)]
 
 
 def register_open_images(name: str, source: OpenImagesSource, categories: Sequence[str] | None = None) -> None:
@@ -168,9 +173,7 @@ def set_class_metadata(name: str) -> None:
         return
     if metadata.get("evaluator_type") in EVALUATORS or metadata.get("json_file"):
         counts = dataset_counts((name,))
-        # Detectron2 says LVIS's classes, by a synonym for one of them, but not their ids.
-        metadata.thing_classes = metadata.get("thing_classes") or list(counts.names)
-        metadata.thing_dataset_id_to_contiguous_id = {c: i for i, c in enumerate(counts.category_ids)}
+        _say_classes(name, dict(zip(counts.category_ids, counts.names, strict=True)))
         return
     if not metadata.get("thing_classes"):
         raise UserError(

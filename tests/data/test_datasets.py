@@ -20,6 +20,7 @@ from eql_d2.data.registration import (
 )
 from eql_d2.errors import UserError
 from tests.conftest import ROOT
+from tests.data.small_set import make_content, write_set
 
 LVIS_NAMES = [
     *("lvis_v1_train", "lvis_v1_val", "lvis_v1_test_dev", "lvis_v1_test_challenge"),
@@ -52,6 +53,18 @@ def test_lvis_classes_are_those_of_detectron2(name):
     assert differing == {"lvis_v1": [("bull", "horned_cow")], "lvis_v0.5": []}[version(name)]
     ids = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
     assert ids == {i + 1: i for i in range(len(ours))}
+
+
+def test_names_follow_the_ids_that_are_known(tmp_path):
+    """Whoever registers a set may say the ids alone, in an order of their own."""
+    path = write_set(tmp_path, "train.json", make_content(2))
+    register_lvis_format("ids_alone", path, tmp_path, federated=False)
+    named = {record["id"]: record["name"] for record in make_content(2)["categories"]}
+    assert len(named) > 1
+    order = sorted(named, reverse=True)
+    MetadataCatalog.get("ids_alone").thing_dataset_id_to_contiguous_id = {c: i for i, c in enumerate(order)}
+    set_class_metadata("ids_alone")
+    assert MetadataCatalog.get("ids_alone").thing_classes == [named[c] for c in order]
 
 
 @pytest.mark.parametrize("name", LVIS_NAMES)
