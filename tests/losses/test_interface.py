@@ -99,6 +99,15 @@ def test_no_roi_gives_a_zero_that_back_propagates(loss):
     assert logits.grad.shape == logits.shape
 
 
+def test_a_row_alone_counts_as_much_as_one_of_two_equal_ones(loss, batch):
+    if isinstance(loss, StatefulLoss):
+        pytest.skip("two rows are counted twice")
+    logits, gt_classes = batch
+    alone = sum(compute(loss, logits[:1], gt_classes[:1]).values())
+    doubled = sum(compute(loss, logits[[0, 0]], gt_classes[[0, 0]]).values())
+    torch.testing.assert_close(doubled, alone)
+
+
 def test_only_background(name, loss, batch):
     if not loss.has_background:
         pytest.skip("the loss has no background")

@@ -40,3 +40,8 @@ def test_neither_the_blocks_nor_a_repetition_change_a_draw():
     choice, rows = RandomChoice(torch.device("cpu")), torch.arange(10)
     first = choice.draw(rows, 7, torch.tensor(0.4))
     assert torch.equal(choice.draw(rows, 7, torch.tensor(0.4)), first)
+
+
+def test_seeds_are_of_all_bits():
+    torch.manual_seed(0)
+    assert max(RandomChoice(torch.device("cpu"))._seed for _ in range(4)) > 2**32

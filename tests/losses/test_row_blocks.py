@@ -129,3 +129,8 @@ def test_weighted_sigmoid_sum_is_weighted_binary_cross_entropy(monkeypatch):
     theirs = F.binary_cross_entropy_with_logits(z, targets, weight, reduction="sum")
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(torch.autograd.grad(3 * ours, z), torch.autograd.grad(3 * theirs, z))
+
+
+def test_blocks_are_as_long_as_they_may_be(monkeypatch):
+    set_rows(monkeypatch, 5, 3)
+    assert [len(z) for z, _ in row_blocks.row_blocks(torch.zeros(R, 3), torch.zeros(R))] == [5, 5, 5, 5, 3]

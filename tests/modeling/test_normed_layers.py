@@ -87,6 +87,7 @@ def test_seesaw_with_all_its_parts_takes_a_step(tiny_cfg, agnostic):
     assert heads.box_predictor.cls_score.temperature == 15
     assert heads.mask_head.predictor.temperature == 12
     assert heads.mask_head.predictor.out_channels == (1 if agnostic else 6)
+    assert not heads.mask_head.predictor.bias.any()
     with EventStorage():
         losses = model(next(iter(build_train_loader(tiny_cfg, seed=0))))
     assert {"loss_cls", "loss_objectness", "loss_mask"} <= set(losses)

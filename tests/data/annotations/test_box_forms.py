@@ -188,3 +188,5 @@ def test_masks_that_are_shares_of_the_image():
         "masks from 0 to 1",
         True,
     )
+    one_of_many_pixels = np.array([[0.1, 0.2, 0.5, 0.6], [0.3, 0.3, 1.5, 1.5]])
+    assert form_by_masks(np.array([[10.0, 20, 40, 40], [30, 30, 70, 70]]), one_of_many_pixels).kind != finding.kind

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from eql_d2.data.annotations import cache_files
-from eql_d2.data.annotations.cache_files import file_digest, read_with_digest
+from eql_d2.data.annotations.cache_files import file_digest, read_with_digest, write_whole
 
 
 @pytest.fixture
@@ -70,3 +70,10 @@ def test_the_digest_is_of_all_chunks(path, monkeypatch):
         digests.add(file_digest(path))
         assert read_with_digest(path, len)[1] == file_digest(path)
     assert len(digests) == 6
+
+
+@pytest.mark.parametrize(("mode", "of_cache"), [(0o757, 0o646), (0o640, 0o640), (0o400, 0o600)])
+def test_who_may_read_the_file_may_read_the_cache(path, tmp_path, mode, of_cache):
+    path.chmod(mode)
+    write_whole(tmp_path / "cache", path, lambda file: file.write(b"made")).close()
+    assert (tmp_path / "cache").stat().st_mode & 0o777 == of_cache

@@ -56,8 +56,15 @@ def test_boxes_that_no_annotation_matches(files):
     bare = next(item for item in dataset if not item["annotations"])
     for item in annotated:
         x, y, w, h = item["annotations"][0]["bbox"]
-        # By the first annotation's box: IoU 1, 2/3, just above and just below 0.5, and 0.
-        for box in ([x, y, w, h], [x, y, w * 1.5, h], [x, y, w, h * 1.999], [x, y, w, h * 2.001], [0, 0, 1, 1]):
+        # By the first annotation's box: IoU 1, 2/3, just above and just below 0.5, 0.5, and 0.
+        for box in (
+            [x, y, w, h],
+            [x, y, w * 1.5, h],
+            [x, y, w, h * 1.999],
+            [x, y, w, h * 2.001],
+            [x, y, w, h * 2],
+            [0, 0, 1, 1],
+        ):
             boxes.append((item["image_id"], box))
             if max(iou(box, annotation["bbox"]) for annotation in item["annotations"]) < 0.5:
                 expected.setdefault(item["image_id"], []).append(box)
