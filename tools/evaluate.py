@@ -34,7 +34,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--iou-type",
         nargs="+",
         choices=["bbox", "segm", "boundary"],
-        help="default: bbox and segm, as far as the results have them; boundary AP needs the package vernier",
+        help="default: bbox and segm, as far as the results have them; boundary AP needs the extra eql_d2[boundary]",
     )
     parser.add_argument("--output", type=Path, help="write the metrics here, as JSON, in percent")
     parser.add_argument("--per-class", metavar="FOLDER", help="write the AP of each class there, as CSV")

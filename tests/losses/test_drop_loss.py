@@ -111,3 +111,8 @@ def test_the_threshold_is_strict():
 def test_bad_arguments_are_named(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         DropLoss(K, **{"image_frequencies": FREQUENCIES, **arguments})
+
+
+def test_without_foreground_every_negative_is_kept():
+    loss = DropLoss(K, FREQUENCIES)
+    assert loss.keep_probability(torch.full((3,), K)).tolist() == [1.0] * K

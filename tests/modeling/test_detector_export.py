@@ -170,6 +170,24 @@ def test_onnx_says_the_same(predictor, cascade, counts, tmp_path):
             np.testing.assert_allclose(one, other, atol=tolerance, rtol=0)
 
 
+def test_rows_that_rounding_swapped_are_put_back():
+    """By the nearest box of the class."""
+    boxes = np.array([[0.0, 0, 10, 10], [1, 1, 11, 11], [50, 50, 60, 60]])
+    expected = [boxes, np.array([0.9, 0.8, 0.7]), np.array([1, 2, 1])]
+    order = [2, 1, 0]
+    found = [(boxes + 0.4)[order], expected[1][order], expected[2][order]]
+    for one, other in zip(in_order_of(expected, found), [boxes + 0.4, *expected[1:]], strict=True):
+        np.testing.assert_array_equal(one, other)
+    # The first box lies nearer to another class's than to its own's.
+    found = [boxes[[1, 0, 2]], expected[1], np.array([1, 2, 1])]
+    assert [rows.tolist() for rows in in_order_of(expected, found)] == [rows.tolist() for rows in found]
+    # Two rows for one place: nothing is known, nothing is changed.
+    found = [boxes[[0, 0, 2]], expected[1], np.array([1, 1, 2])]
+    assert [rows.tolist() for rows in in_order_of(expected, found)] == [rows.tolist() for rows in found]
+    nothing = [np.zeros((0, 4)), np.zeros(0), np.zeros(0, int)]
+    assert [len(rows) for rows in in_order_of(nothing, nothing)] == [0, 0, 0]
+
+
 # --- the tool -----------------------------------------------------------------------------------------------
 
 

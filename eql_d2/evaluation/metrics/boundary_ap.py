@@ -12,7 +12,7 @@ from typing import Any
 from detectron2.utils import comm
 from hotcoco import mask as mask_utils
 
-from eql_d2.errors import UserError
+from eql_d2.errors import import_extra
 from eql_d2.evaluation.metrics.engines import (
     COCO_METRIC_NAMES,
     COCO_RECALLS,
@@ -41,15 +41,8 @@ class BoundaryEngine:
     """
 
     def __init__(self, ground_truth: GroundTruth, task: str = "boundary") -> None:
-        try:
-            # Its public classes know neither the groups r, c, f nor areas of masks; these functions of 0.5 do.
-            from vernier import _core
-        except ImportError:
-            raise UserError(
-                "Boundary AP needs vernier, which is not installed: pip install 'vernier>=0.5.4,<0.6', or leave "
-                "boundary out of --iou-type."
-            ) from None
-        self._core = _core
+        # Its public classes know neither the groups r, c, f nor areas of masks; these functions of 0.5 do.
+        self._core = import_extra("vernier", "boundary", "Boundary AP")._core
         self._ground_truth = ground_truth
         self._known_categories = set(ground_truth.category_ids)
         self._images: Records = []

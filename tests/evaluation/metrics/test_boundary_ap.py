@@ -74,5 +74,5 @@ def test_coco_rules(paper_overlaps):
 
 def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "vernier", None)
-    with pytest.raises(UserError, match=r"Boundary AP needs vernier, .* pip install 'vernier>=0.5.4,<0.6'"):
+    with pytest.raises(UserError, match=r"^Boundary AP needs vernier; install it: pip install 'eql_d2\[boundary\]'$"):
         evaluate_content(*case(), "boundary")
