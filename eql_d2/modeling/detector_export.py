@@ -140,9 +140,11 @@ def in_order_of(expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> 
         ``found``, each row in the place of the expected one of its class with the nearest box; as it is where two rows
         would take one place.
     """
-    distance = np.abs(expected[0][:, None] - found[0][None]).max(axis=2) if len(found[0]) else np.zeros((0, 0))
-    distance = distance + np.where(expected[2][:, None] == found[2][None], 0.0, np.inf)
-    places = distance.argmin(axis=1) if len(found[0]) else np.zeros(0, dtype=np.int64)
+    if not len(found[0]):
+        return list(found)
+    distance = np.abs(expected[0][:, None] - found[0][None]).max(axis=2)
+    distance += np.where(expected[2][:, None] == found[2][None], 0.0, np.inf)
+    places = distance.argmin(axis=1)
     if len(set(places.tolist())) < len(places):
         return list(found)
     return [rows[places] for rows in found]

@@ -34,7 +34,8 @@ OPERATORS = {
 LEFT_OUT_METHODS = {"abs", "ceil", "clamp", "clamp_", "clip", "clone", "detach", "double", "float", "sort", "to"}
 BOUNDS = {"min", "max"}
 IN_ANY_ORDER = {"min", "max", "minimum", "maximum", "isinstance", "getattr"}  # or where any test fails
-CHECKS_ALONE = ("strict",)  # of zip: what it guards against does not happen
+# What `strict` of zip guards against does not happen, and without `device` a tensor is on the CPU, where tests run.
+KEYWORDS_LEFT_ALONE = ("strict", "device")
 CONTEXT_DROPPED = "context dropped"
 TEXT_FOR_PEOPLE = {"extra_repr", "__repr__"}
 
@@ -76,8 +77,8 @@ class Mutant:
 def mutants_of(path: str, source: bytes) -> list[Mutant]:
     """All mutants of a file, in the order of its lines.
 
-    Docstrings, types, decorators, texts, messages of errors, ``strict`` of zips and what is logged for information stay
-    as they are.
+    Docstrings, types, decorators, texts, messages of errors, ``strict`` of zips, ``device`` and what is logged for
+    information stay as they are.
 
     Args:
         path: of the file, for the mutants.
@@ -251,7 +252,7 @@ class _Finder(ast.NodeVisitor):
         if first and second and not starred and name not in IN_ANY_ORDER and ast.dump(first) != ast.dump(second):
             self._replace(node, "arguments swapped", args=[second, first, *node.args[2:]])
         for keyword in node.keywords:
-            if keyword.arg not in (None, *CHECKS_ALONE):
+            if keyword.arg not in (None, *KEYWORDS_LEFT_ALONE):
                 self._replace(node, "keyword dropped", keywords=[k for k in node.keywords if k is not keyword])
         if isinstance(node.func, ast.Name) and name in BOUNDS and first and second:
             for argument in (first, second):
@@ -261,7 +262,7 @@ class _Finder(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_keyword(self, node: ast.keyword) -> None:
-        if node.arg not in CHECKS_ALONE:
+        if node.arg not in KEYWORDS_LEFT_ALONE:
             self.generic_visit(node)
 
 
