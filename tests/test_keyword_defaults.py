@@ -3,6 +3,7 @@
 import inspect
 from operator import attrgetter
 
+import detectron2.engine
 import pytest
 
 from eql_d2.config import get_eql_d2_config
@@ -47,6 +48,7 @@ KEYS = {
     (Calibration, "fracal_lambda"): "TEST.FRACAL.LAMBDA",
     (Calibration, "logn_momentum"): "TEST.LOGN.MOMENTUM",
     (launch, "stop_grace"): "ENGINE.STOP_GRACE",
+    (launch, "timeout"): "ENGINE.COLLECTIVE_TIMEOUT",
 }
 
 
@@ -55,3 +57,9 @@ def test_the_key_says_the_same(owner, keyword):
     default = inspect.signature(owner).parameters[keyword].default
     assert default is not inspect.Parameter.empty
     assert default == attrgetter(KEYS[owner, keyword])(get_eql_d2_config())
+
+
+def test_launch_starts_one_machine_as_detectron2_does():
+    ours, theirs = (inspect.signature(function).parameters for function in (launch, detectron2.engine.launch))
+    for keyword in ("num_machines", "machine_rank", "args"):
+        assert ours[keyword].default == theirs[keyword].default

@@ -79,6 +79,12 @@ def test_an_area_may_be_that_of_the_image_and_a_little_more(findings_of):
     assert [finding.level for finding in annotations.findings] == ["remark"]  # that there is no mask
 
 
+@pytest.mark.parametrize(("records", "number_anew"), [("images", False), ("categories", False), ("annotations", True)])
+def test_annotations_alone_may_do_without_ids(findings_of, records, number_anew):
+    (finding,) = findings_of(lambda content: content[records].append(content[records][0])).findings[:1]
+    assert finding.sentence.endswith("; number them anew, or leave the ids out") == number_anew
+
+
 DEFECTS = {
     "image id": (lambda c: c["images"].append(c["images"][0]), "image id 1 occurs 2 times", 6),
     "category id": (lambda c: c["categories"].append({"id": 2, "name": "x"}), "category id 2 occurs 2 times", 6),

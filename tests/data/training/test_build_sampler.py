@@ -296,6 +296,13 @@ def test_nothing_to_sample(own_set, name):
         build_train_loader(cfg, seed=0)
 
 
+@pytest.mark.parametrize("name", [RFS, BALANCED, "ClassAwareTrainingSampler"])
+def test_a_class_alone_is_enough(own_set, name):
+    cfg = own_set(records([[0], [0]]))
+    cfg.DATALOADER.SAMPLER_TRAIN = name
+    assert build_train_loader(cfg, seed=0) is not None
+
+
 @pytest.mark.parametrize("name", ["RepeatFactorTrainingSampler", "ClassBalancedTrainingSampler"])
 def test_counts_of_other_data(own_set, name):
     """A frequency of 0 would be a repeat factor without end."""
