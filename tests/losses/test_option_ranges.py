@@ -5,7 +5,7 @@ import math
 import pytest
 
 from eql_d2.losses import METHODS, build_loss
-from tests.losses.all_losses import OPTIONS, STATISTICS, K
+from tests.losses.all_losses import FREQUENCIES, OPTIONS, STATISTICS, K
 
 TINY = 1e-9
 # Method and option → (the values at the ends that are taken, those next to the ends that are not).
@@ -80,3 +80,11 @@ def test_the_ends_of_the_range(method, option):
     for value in refused:
         with pytest.raises(ValueError, match=rf"^{option} "):
             build(method, **others, **{option: value})
+
+
+@pytest.mark.parametrize("method", ["eql", "drop_loss", "balanced_sigmoid"])
+def test_a_class_may_be_in_every_image(method):
+    frequencies = [1.0, *FREQUENCIES.tolist()[1:]]
+    build_loss(method, K, {"image_frequencies": frequencies})
+    with pytest.raises(ValueError, match="image_frequencies must lie between 0 and 1"):
+        build_loss(method, K, {"image_frequencies": [1.0001, *frequencies[1:]]})

@@ -81,9 +81,17 @@ def test_reported_reproduced_and_difference(leave, mini_root):
     assert by_row["same"].metrics == {"AP": by_row["eql"].metrics["AP"]}  # the same training
     (record,) = [record for record in records(list(by_row.values())) if record["row"] == "mini/eql"]
     assert record["metrics"]["AP"]["difference"] == pytest.approx(3.0)
+    assert (record["minutes"], record["memory_mb"]) == (by_row["eql"].minutes[0], by_row["eql"].memory[0])
     assert record["metrics"]["APr"] == {"reported": 5.0, "mean": None, "error": None, "seeds": 0, "difference": None}
     table = text_table(list(by_row.values()))
     assert "20 / 23.0 ± 2.1 (+3.0)" in table and "5 / –" in table and "18.5 / –" in table
+
+
+def test_one_run_has_minutes_and_memory_and_no_error(leave, mini_root):
+    leave("eql", 0, 20.0)
+    by_row, _ = collected(mini_root / "runs")
+    (record,) = [record for record in records(list(by_row.values())) if record["row"] == "mini/eql"]
+    assert record["minutes"] > 0 and record["memory_mb"] > 0 and record["metrics"]["AP"]["error"] is None
 
 
 def test_memory_is_that_of_the_gpu_where_there_was_one(leave, mini_root):
