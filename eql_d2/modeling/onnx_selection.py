@@ -25,7 +25,7 @@ def select_of_proposals(
     finite = boxes.isfinite().all(dim=1) & scores.isfinite().all(dim=1)
     boxes, scores = boxes[finite], scores[finite, :-1]
     sides = torch.cat([image_size.flip(0), image_size.flip(0)]).to(boxes.dtype)
-    of_class = boxes.view(boxes.shape[0], -1, 4)
+    of_class = boxes.view(-1, boxes.shape[1] // 4, 4)
     of_class = torch.min(of_class.clamp(min=0), sides)
     if boxes.shape[1] == 4:  # one box for all classes: a batch of one, of many classes
         found = _Suppression.apply(of_class.transpose(0, 1), scores.t()[None], topk, nms_thresh, score_thresh)
