@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eql_d2.long_tail import CategoryCounts
 from eql_d2.losses import (
     CLASSIFICATION_LOSSES,
     METHODS,
@@ -21,6 +22,7 @@ from eql_d2.losses import (
     build_classification_loss,
 )
 from eql_d2.losses.random_choice import RandomChoice
+from eql_d2.losses.registry import statistics_of
 from tests.losses.test_balanced_group_softmax import groups_by_loop, softmax
 
 # Groups of BAGS: {1, 4}, {0}, none, {2, 3}. Logits: [o 1 4] [o 0] [o] [o 2 3].
@@ -231,3 +233,8 @@ def test_class_weights_are_those_of_detection_without_background(loss_class):
 
 def test_options_are_what_neither_the_data_nor_the_task_decides():
     assert set(METHODS["seesaw"].options) == {"p", "q", "eps", "objectness"}
+
+
+def test_data_without_instances_has_no_class_frequencies():
+    counts = CategoryCounts((1, 2), ("a", "b"), (0, 0), (0, 0), 5)
+    assert statistics_of(counts)["class_frequencies"].tolist() == [0, 0]

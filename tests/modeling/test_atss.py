@@ -91,7 +91,7 @@ def test_mistakes_are_told(cfg):  # noqa: F811
 
 def test_a_centre_has_to_lie_a_hundredth_of_a_pixel_inside():
     """As in the authors' code; of three anchors the overlap of one alone reaches mean and deviation."""
-    for inside, expected in ((0.015, 0), (0.005, -1)):
-        anchors = torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60], [70, 70, 80, 80]])
-        objects = torch.tensor([[5 - inside, 0, 15, 10]])
+    for inside, expected in ((0.015, 0), (0.01, -1), (0.005, -1)):
+        anchors = torch.tensor([[-5.0, 0, 5, 10], [50, 50, 60, 60], [70, 70, 80, 80]])
+        objects = torch.tensor([[-inside, 0, 10, 10]])
         assert atss_matches([Boxes(anchors)], Boxes(objects), 3).tolist() == [expected, -1, -1]

@@ -21,7 +21,7 @@ from pycocotools import mask as mask_api
 from torch.utils.data import DataLoader
 
 from benchmarks.loading import make_annotation_file
-from eql_d2.data.annotations.lvis_format import LVISDataset, load_lvis_format
+from eql_d2.data.annotations.lvis_format import LVISDataset, annotation_content, load_lvis_format
 from eql_d2.data.category_counts import dataset_counts
 from eql_d2.data.training import loader as loader_module
 from eql_d2.data.training.loader import build_test_loader, build_train_loader
@@ -51,6 +51,17 @@ def as_list(tiny_cfg):
     yield "tiny_list"
     DatasetCatalog.remove("tiny_list")
     MetadataCatalog.remove("tiny_list")
+
+
+def test_the_whole_content(annotation_file, dataset):
+    """As the file has it, but for the order of images and of their annotations."""
+    content, whole = annotation_content(dataset.packed), orjson.loads(annotation_file.read_bytes())
+    assert len(content["annotations"]) == len(whole["annotations"])
+    for key in ("images", "categories", "annotations"):
+        given, expected = ({record["id"]: record for record in records[key]} for records in (content, whole))
+        assert given == expected
+    some = annotation_content(dataset.packed, [whole["categories"][0]["name"]])
+    assert {a["category_id"] for a in some["annotations"]} == {whole["categories"][0]["id"]}
 
 
 def as_detectron2(path, image_root):

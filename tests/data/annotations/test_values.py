@@ -55,6 +55,12 @@ def read(path, content):
     return annotations, list(images), [record for of_image in records for record in of_image]
 
 
+@pytest.mark.parametrize("word", ["r", "rare", "Rare "])
+def test_frequencies_may_be_words(path, word):
+    annotations, *_ = read(path, changed("categories", {"frequency": word}, index=0))
+    assert annotations.category_records == [{**CLEAN["categories"][0], "frequency": "r"}]
+
+
 @pytest.mark.parametrize(
     ("key", "values"),
     [
