@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from detectron2.layers import batched_nms
 from detectron2.modeling.roi_heads import fast_rcnn
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -286,3 +287,15 @@ def test_ties_of_detections_go_by_their_order():
     assert torch.equal(ours.scores, theirs.scores)
     order = [(-s, r) for s, r in zip(ours.scores.tolist(), rows.tolist(), strict=True)]
     assert order == sorted(order)
+
+
+@pytest.mark.parametrize("count", [0, 1, 1000, 1001, 3000])
+def test_suppression_for_a_trace_is_detectron2_s(count):
+    """By an offset of the classes, or class by class where there are more than 1000 boxes."""
+    generator = torch.Generator().manual_seed(count)
+    boxes, scores = random_case(count, count, 1)
+    classes = torch.randint(5, (count,), generator=generator)
+    arguments = (boxes, scores[:, 0], classes, 0.5)
+    kept = inference.traceable_batched_nms(*arguments)
+    assert torch.equal(kept, batched_nms(*arguments))
+    assert len(kept) < count or count < 2

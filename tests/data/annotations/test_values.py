@@ -202,7 +202,8 @@ def test_run_lengths_add_up_as_pycocotools_reads_them():
 
 def test_texts_that_are_no_run_lengths():
     good = RLE["counts"]
-    broken = ["", f"b'{good}'", good[:-1], good + "`", "ü", "\n", "o" * 40]
+    unended = good[:-1] + chr(ord(good[-1]) + 32)  # its last number is the same, and should go on
+    broken = ["", f"b'{good}'", good[:-1], good + "`", unended, "ü", "\n", "o" * 40]
     totals = total_pixels([broken[0], good, *broken[1:], good]).tolist()
     assert totals[1] == totals[-1] == 2400  # whatever stands beside them
     assert 2400 not in totals[:1] + totals[2:-1]

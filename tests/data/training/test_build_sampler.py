@@ -277,6 +277,7 @@ RFS, BALANCED, MIXED = (f"{kind}TrainingSampler" for kind in ("RepeatFactor", "C
         ({"SAMPLER_TRAIN": MIXED, "SAMPLER_MIXTURE": [[RFS, True]]}, "the weight True"),
         ({"SAMPLER_TRAIN": MIXED, "SAMPLER_MIXTURE": [[RFS, float("inf")]]}, "the weight inf"),
         ({"SAMPLER_TRAIN": MIXED, "SAMPLER_MIXTURE": [[RFS, 1]], "REPEAT_THRESHOLD": -1.0}, r"THRESHOLD is -1\.0"),
+        ({"SAMPLER_TRAIN": RFS, "REPEAT_THRESHOLD": float("inf")}, "THRESHOLD is inf"),
     ],
 )
 def test_a_key_that_does_not_fit_is_named(own_set, options, message):

@@ -107,3 +107,11 @@ def test_table():
     ]
     absent = ClassesShown(*[np.zeros(10, dtype=np.int64)] * 4)
     assert "–" in table(absent, counts)
+
+
+def test_of_classes_shown_alike_the_first_and_the_last_are_in_the_table():
+    ones = np.ones(60, np.int64)
+    counts = CategoryCounts(tuple(range(60)), tuple(f"class{j}" for j in range(60)), (1,) * 60, (1,) * 60, 60)
+    names = [line.split()[0] for line in table(ClassesShown(ones, ones, ones, ones), counts).splitlines()]
+    shown = [int(name.removeprefix("class")) for name in names if name.startswith("class")]
+    assert shown == sorted(shown) and shown[0] == 0 and shown[-1] == 59
