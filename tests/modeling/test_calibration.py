@@ -220,6 +220,13 @@ def test_fracal_counts_the_training_data(tiny_cfg, name):
     assert set(predictor.state_dict()) == set(plain.state_dict())
 
 
+@pytest.mark.parametrize("keyword", ["tau_norm", "norcal_gamma", "fracal_lambda"])
+def test_strengths_are_not_negative(keyword):
+    for value in (-0.1, float("nan")):
+        with pytest.raises(UserError, match=f"{value}; it must be a number of at least 0"):
+            Calibration(SoftmaxCrossEntropy(2), image_counts=[3, 1], **{keyword: value})
+
+
 def test_fracal_without_training_data_or_with_a_negative_lambda_is_told(tiny_cfg, tmp_path):
     tiny_cfg.TEST.FRACAL.ENABLED = True
     tiny_cfg.TEST.FRACAL.LAMBDA = -1.0

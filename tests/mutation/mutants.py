@@ -33,7 +33,7 @@ OPERATORS = {
 # Methods that a tensor or array can do without: the value stays of a kind that the next line takes.
 LEFT_OUT_METHODS = {"abs", "ceil", "clamp", "clamp_", "clip", "clone", "detach", "double", "float", "sort", "to"}
 BOUNDS = {"min", "max"}
-IN_ANY_ORDER = {"min", "max", "minimum", "maximum", "isinstance", "getattr"}  # or where any test fails
+IN_ANY_ORDER = {"min", "max", "minimum", "maximum", "transpose", "isinstance", "getattr"}  # or where any test fails
 # What `strict` of zip guards against does not happen, and without `device` a tensor is on the CPU, where tests run.
 KEYWORDS_LEFT_ALONE = ("strict", "device")
 CONTEXT_DROPPED = "context dropped"

@@ -87,6 +87,8 @@ def test_no_group():
         ({"image_id": 3}, "names the unknown image_id 3"),
         ({"category_id": 3}, "names the unknown category_id 3"),
         ({"bbox": [1, 2, -3, 4]}, "has a bbox of negative size"),
+        ({"area": 0}, None),
+        ({"area": -1}, "has the area -1, which is negative"),
         ({"area": None}, "has the area None, not a finite number"),
     ],
 )

@@ -158,6 +158,11 @@ def test_what_is_no_number_is_a_defect_of_its_entry(path, key, values, sentence)
     assert len(annotations.categories) == 1
 
 
+def test_a_category_without_a_number_is_refused(path):
+    with pytest.raises(UserError, match=r"categories\[0\] has id NaN, which is no number"):
+        read(path, changed("categories", {"id": float("nan")}, index=0))
+
+
 def test_nan_in_a_field_that_nobody_reads(path):
     annotations, images, records = read(path, changed("annotations", {"confidence": float("nan")}))
     assert annotations.findings == ()
