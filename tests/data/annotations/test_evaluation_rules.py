@@ -61,6 +61,7 @@ def test_masks(mask, complaint):
 
 def test_images():
     assert rules.complaint_about_image(IMAGE, federated=False) is None
+    assert rules.complaint_about_image({"id": 1, "width": 1, "height": 1}, federated=False) is None
     assert rules.complaint_about_image({"id": 1}, federated=False) == "has no height and no width"
     missing = rules.complaint_about_image({**IMAGE, "neg_category_ids": []}, federated=True)
     assert missing == "has no not_exhaustive_category_ids"
