@@ -242,11 +242,16 @@ def test_the_formulas_for_the_compiler_are_the_same(name, loss, batch, monkeypat
     loss = build(name, **without_chance) if without_chance else loss
     logits, theirs = (batch[0].clone().requires_grad_() for _ in range(2))
     loss(*batch)  # so that losses with a state have one that matters
-    expected = compute(loss, theirs, batch[1])
+    as_it_is, for_the_compiler = copy.deepcopy(loss), copy.deepcopy(loss)
+    torch.manual_seed(0)
+    expected = as_it_is(theirs, batch[1])
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    values = compute(loss, logits, batch[1])
+    torch.manual_seed(0)
+    values = for_the_compiler(logits, batch[1])
     for key, value in expected.items():
         torch.testing.assert_close(values[key], value)
+    for key, value in as_it_is.state_dict().items():
+        torch.testing.assert_close(for_the_compiler.state_dict()[key], value)
     sum(values.values()).backward()
     sum(expected.values()).backward()
     torch.testing.assert_close(logits.grad, theirs.grad)

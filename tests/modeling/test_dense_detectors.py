@@ -6,6 +6,7 @@ from detectron2.config import CfgNode
 from detectron2.layers import batched_nms
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.structures import Boxes, Instances
+from detectron2.structures.boxes import matched_pairwise_iou
 from detectron2.utils.events import EventStorage
 
 from eql_d2.data.training.image_targets import ImageTargets
@@ -59,6 +60,32 @@ def losses_of(model):
         losses = model.train()(make_inputs())
     sum(losses.values()).backward()
     return {name: value.item() for name, value in losses.items()}, model.head.cls_score.weight.grad.clone()
+
+
+def test_group_normalization_follows_each_convolution_of_the_head(cfg):
+    """Which v0.6 does not build by the key alone."""
+    cfg.MODEL.RETINANET.NORM, cfg.MODEL.RETINANET.NUM_CONVS, cfg.MODEL.FPN.OUT_CHANNELS = "GN", 2, 32
+    head = build(cfg).head
+    for subnet in (head.cls_subnet, head.bbox_subnet):
+        names = [type(layer).__name__ for layer in subnet]
+        assert names == ["Conv2d", "GroupNorm", "ReLU"] * 2
+    assert len(head.cls_score.weight) == len(head.bbox_pred.weight) // 4 * K
+
+
+def test_the_quality_of_an_anchor_is_the_overlap_of_its_box(cfg, monkeypatch):
+    """Fresh deltas are all but 0: a positive's box is its anchor."""
+    model, told = build(cfg, "eqfl"), {}
+    forward = model.loss.forward
+    monkeypatch.setattr(model.loss, "forward", lambda *args, **labels: told.update(labels) or forward(*args, **labels))
+    losses_of(model)
+    anchors = model.anchor_generator(features_of(model))
+    labels, matched = (torch.cat(of_images) for of_images in model.label_anchors(anchors, targets()))
+    valid, positive = labels >= 0, ((labels >= 0) & (labels < K))[labels >= 0]
+    boxes = Boxes.cat(anchors).tensor.repeat(len(make_inputs()), 1)[valid]
+    overlaps = matched_pairwise_iou(Boxes(boxes[positive]), Boxes(matched[valid][positive]))
+    torch.testing.assert_close(told["quality"][positive], overlaps, atol=0.2, rtol=0)
+    assert overlaps.min() > 0.3 and len(overlaps.unique()) > 3
+    assert not told["quality"][~positive].any()
 
 
 @pytest.mark.parametrize("box_loss", ["smooth_l1", "giou"])
