@@ -177,3 +177,11 @@ def test_letters_of_lvis_follow_from_its_counts(version, classes, images):
     assert counts.category_ids == tuple(range(1, classes + 1))
     published = {record["id"]: record["frequency"] for record in orjson.loads(path.read_bytes())["categories"]}
     assert counts.frequency_groups == tuple(published[i] for i in counts.category_ids)
+
+
+def test_a_dataset_of_the_config_that_nobody_registered(tiny_cfg):
+    """As where a config is given to Detectron2's DefaultPredictor."""
+    tiny_cfg.DATASETS.TRAIN = ("mine",)
+    tiny_cfg.DATASETS.CUSTOM = [{"name": "mine", "annotations": "a.json", "images": "."}]
+    with pytest.raises(UserError, match=r"^Dataset 'mine' is described in the config, but not registered; call eql_d2"):
+        category_counts(tiny_cfg)

@@ -7,7 +7,7 @@ from detectron2.utils.events import EventStorage
 from eql_d2.data.category_counts import dataset_counts
 from eql_d2.errors import UserError
 from eql_d2.losses import METHODS, ClassBalancedLoss, InverseFrequencyLoss
-from eql_d2.modeling import build_box_predictor
+from eql_d2.modeling import BOX_PREDICTOR_REGISTRY, build_box_predictor
 from tests.modeling.test_box_predictor import FEATURES, make_proposals
 
 NAMES = [method.predictor for method in METHODS.values() if method.predictor]
@@ -77,3 +77,13 @@ def test_a_value_out_of_range_is_named(tiny_cfg):
     tiny_cfg.MODEL.LONG_TAIL.CLASS_BALANCED.BETA = 1.0
     with pytest.raises(UserError, match=r"MODEL.LONG_TAIL.CLASS_BALANCED: beta is 1.0; it must be at least 0"):
         build(tiny_cfg, "ClassBalancedPredictor")
+
+
+def test_predictors_are_found_in_the_package_by_their_names():
+    import eql_d2.modeling
+
+    for method in METHODS.values():
+        if method.predictor:
+            assert getattr(eql_d2.modeling, method.predictor) is BOX_PREDICTOR_REGISTRY.get(method.predictor)
+    with pytest.raises(AttributeError, match="^module 'eql_d2.modeling' has no attribute 'NoPredictor'$"):
+        eql_d2.modeling.NoPredictor  # noqa: B018

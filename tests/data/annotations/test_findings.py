@@ -79,6 +79,19 @@ def test_an_area_may_be_that_of_the_image_and_a_little_more(findings_of):
     assert [finding.level for finding in annotations.findings] == ["remark"]  # that there is no mask
 
 
+def test_crowds_alone_train_nothing(findings_of):
+    def to_crowds(content):
+        for record in content["annotations"]:
+            record["iscrowd"] = 1
+
+    (defect,) = (finding for finding in findings_of(to_crowds).findings if finding.level == "defect")
+    assert defect.kind == "crowds only"
+    assert defect.sentence == (
+        "all 6 annotations are crowds (iscrowd or ignore 1), which train nothing; where each is one object, as CVAT's "
+        "brush masks are, write 0"
+    )
+
+
 @pytest.mark.parametrize(("records", "number_anew"), [("images", False), ("categories", False), ("annotations", True)])
 def test_annotations_alone_may_do_without_ids(findings_of, records, number_anew):
     (finding,) = findings_of(lambda content: content[records].append(content[records][0])).findings[:1]
