@@ -85,5 +85,5 @@ def test_predictors_are_found_in_the_package_by_their_names():
     for method in METHODS.values():
         if method.predictor:
             assert getattr(eql_d2.modeling, method.predictor) is BOX_PREDICTOR_REGISTRY.get(method.predictor)
-    with pytest.raises(AttributeError, match="^module 'eql_d2.modeling' has no attribute 'NoPredictor'$"):
+    with pytest.raises(AttributeError, match=r"^module 'eql_d2\.modeling' has no attribute 'NoPredictor'$"):
         eql_d2.modeling.NoPredictor  # noqa: B018
