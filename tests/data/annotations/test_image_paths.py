@@ -33,6 +33,21 @@ def test_candidates(image, federated, expected):
     assert candidate_paths(image, federated) == expected
 
 
+@pytest.mark.parametrize(
+    ("there", "expected"),
+    [
+        ((), "val2017/000000000007.jpg"),
+        (("000000000007.jpg",), "000000000007.jpg"),
+        (("000000000007.jpg", "COCO_val2014_000000000007.jpg"), "COCO_val2014_000000000007.jpg"),
+    ],
+)
+def test_the_path_of_one_image(tmp_path, there, expected):
+    for name in there:
+        (tmp_path / name).touch()
+    image = {"file_name": "COCO_val2014_000000000007.jpg", "coco_url": URL}
+    assert path_of(image, True, tmp_path) == expected
+
+
 def write(folder, file_names, federated=False):
     lists = {"neg_category_ids": [], "not_exhaustive_category_ids": []} if federated else {}
     content = {
