@@ -262,3 +262,14 @@ def test_a_run_that_starts_from_other_classes(tiny_cfg, other_order):
     key = "roi_heads.box_predictor.cls_score.weight"
     assert torch.equal(trainer.model.state_dict()[key], content[key].flip(0))
     trainer.train()
+
+
+def test_training_from_as_many_other_classes_is_told(tiny_cfg, other_order, tiny_checkpoint, caplog):
+    for weights, told in ((other_order, 1), (tiny_checkpoint, 0)):
+        tiny_cfg.MODEL.WEIGHTS = str(weights)
+        with caplog.at_level(logging.WARNING, "eql_d2.engine.starting"):
+            LongTailTrainer(tiny_cfg).resume_or_load(resume=False)
+        messages = [record.getMessage() for record in caplog.records if "by their places" in record.getMessage()]
+        assert len(messages) == told
+        assert all(message.startswith(f"MODEL.WEIGHTS {weights} has ") for message in messages)
+        caplog.clear()

@@ -11,9 +11,14 @@ from eql_d2.reproduction.tables import find_table
 from tests.conftest import ROOT
 from tests.docs_pages import tables
 
-ITERATIONS = {"emoji_benchmark": {1200, 300}, "emoji_federated": {1200}}  # all that a table's runs have
+# All that a table's runs have.
+ITERATIONS = {"emoji_benchmark": {1200, 300}, "emoji_federated": {1200}, "emoji_federated_since": {1200}}
 FEDERATION = ROOT / "benchmarks" / "results" / "federation.json"
-PAGES = {"emoji_benchmark": "emoji_lvis.md", "emoji_federated": "emoji_federated.md"}
+PAGES = {
+    "emoji_benchmark": "emoji_lvis.md",
+    "emoji_federated": "emoji_federated.md",
+    "emoji_federated_since": "emoji_federated.md",
+}
 
 
 @pytest.fixture(scope="module")
