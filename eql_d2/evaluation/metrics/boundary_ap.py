@@ -55,7 +55,6 @@ class BoundaryEngine:
             annotations, results = lvis_view(image, annotations, results, self._known_categories, "segm")
             image, results = self._without_conflicts(image, annotations, results)
         else:
-            annotations = [{key: value for key, value in a.items() if key != "ignore"} for a in annotations]
             results = [result for result in results if result["category_id"] in self._known_categories]
         self._images.append(image)
         self._annotations += annotations
