@@ -13,7 +13,8 @@ from eql_d2.__main__ import VERBS, main
 from eql_d2.errors import UserError
 from tests.conftest import ROOT
 
-TOOLS = sorted({path.stem for path in (ROOT / "tools").glob("*.py")} - {"detectron2_edits", "python_and_uv"})
+PARTS_OF_TOOLS = {"child_processes", "detectron2_edits", "python_and_uv"}
+TOOLS = sorted({path.stem for path in (ROOT / "tools").glob("*.py")} - PARTS_OF_TOOLS)
 
 
 @pytest.mark.parametrize("name", TOOLS)

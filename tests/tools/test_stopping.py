@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.conftest import ROOT
-from tests.engine.test_stopping import is_there
+from tests.engine.test_stopping import HANG_UP, is_there
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
 SET_UP = """
@@ -31,7 +31,7 @@ demo.train("eql", Path("run"))
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, HANG_UP, signal.SIGINT, signal.SIGKILL])
 @pytest.mark.parametrize("script", [SET_UP, pytest.param(DEMO, marks=pytest.mark.slow)])
 def test_nothing_outlives_it(tmp_path, script, number):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "tools"), str(ROOT)])}
