@@ -55,9 +55,7 @@ def dry_run(runs: Sequence[PlannedRun], output: Path, num_gpus: int | None, more
         if state == "done":
             lines.append(f"# {run.name}: done, in {folder}")
             continue
-        weights = run.before.folder / FINAL_WEIGHTS if run.before else None
-        if run.before and run.before.key in finished:
-            weights = finished[run.before.key] / FINAL_WEIGHTS
+        weights = state_of(run.before, finished)[1] / FINAL_WEIGHTS if run.before else None
         processes = num_gpus or default_processes(run)
         lines.append(f"# {run.name}")
         lines.append(shown(command_of(run, state, num_gpus=processes, weights=weights, more=more)))

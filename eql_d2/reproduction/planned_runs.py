@@ -41,6 +41,12 @@ class PlannedRun:
         return self.recipe.hash, self.recipe.first.hash if self.recipe.first else "", self.seed
 
     @property
+    def key_of_entry(self) -> tuple[str | None, str | None, int]:
+        """The same of its ledger entry, where values stand for ``auto``: one that no entry has without the data."""
+        first = self.recipe.first
+        return self.recipe.hash_of_runs(), first.hash_of_runs() if first else "", self.seed
+
+    @property
     def stage(self) -> int:
         """1 of a run that starts from no other, else one more than the run before."""
         return self.before.stage + 1 if self.before else 1
@@ -115,7 +121,7 @@ def _add(
 
 
 def finished_runs(output: Path) -> dict[tuple[str, str, int], Path]:
-    """{key of a run: folder} of the finished runs below a folder; what cannot be read is not finished."""
+    """{key of an entry: folder} of the finished runs below a folder; what cannot be read is not finished."""
     found: dict[tuple[str, str, int], Path] = {}
     for path in sorted(output.glob(f"*/*/seed_*/{FILE_NAME}")):
         try:
@@ -145,8 +151,8 @@ def state_of(run: PlannedRun, finished: dict[tuple[str, str, int], Path]) -> tup
         entry = read_entry(entry_file)
         _refuse_another_config(run, entry["config"])
         return "done", run.folder
-    if run.key in finished:
-        return "done", finished[run.key]
+    if run.key_of_entry in finished:
+        return "done", finished[run.key_of_entry]
     if (run.folder / "last_checkpoint").exists():
         _refuse_another_config(run, _config_in(run.folder))
         return "resume", run.folder

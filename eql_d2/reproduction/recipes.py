@@ -9,6 +9,7 @@ from functools import lru_cache
 from detectron2.config import CfgNode
 
 from eql_d2.engine import load_config
+from eql_d2.engine.auto_values import resolve_auto_values
 from eql_d2.engine.ledger.identity import NOT_IN_HASH, config_hash, config_identity, plain_config
 from eql_d2.errors import UserError
 from eql_d2.package_files import configs_folder, shown_path
@@ -45,6 +46,22 @@ class Recipe:
     def fits(self, entry: dict) -> bool:
         """Whether the config of a ledger entry is of this recipe."""
         return config_hash(entry["config"], self.auto) == self.hash
+
+    def hash_of_runs(self) -> str | None:
+        """The hash in its runs' entries, with what the training data says for ``auto``; None without these data."""
+        return _hash_of_runs(self)
+
+
+@lru_cache(maxsize=1024)
+def _hash_of_runs(recipe: Recipe) -> str | None:
+    if not recipe.auto:
+        return recipe.hash
+    cfg = recipe.cfg.clone()
+    try:
+        resolve_auto_values(cfg)
+    except UserError:
+        return None
+    return config_hash(plain_config(cfg))
 
 
 @lru_cache(maxsize=1024)
