@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from detectron2.config import CfgNode
 
+from eql_d2.data.registration import register_datasets
 from eql_d2.engine import load_config
 from eql_d2.engine.auto_values import resolve_auto_values
 from eql_d2.engine.ledger.identity import NOT_IN_HASH, config_hash, config_identity, plain_config
@@ -58,6 +59,7 @@ def _hash_of_runs(recipe: Recipe) -> str | None:
         return recipe.hash
     cfg = recipe.cfg.clone()
     try:
+        register_datasets(cfg)
         resolve_auto_values(cfg)
     except UserError:
         return None

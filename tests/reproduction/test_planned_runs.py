@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from eql_d2.engine.ledger.identity import plain_config
+from eql_d2.data.registration import register_datasets
+from eql_d2.engine.auto_values import resolve_auto_values
+from eql_d2.engine.ledger.identity import config_hash, plain_config
 from eql_d2.engine.ledger.reading import read_entry
 from eql_d2.errors import UserError
-from eql_d2.reproduction.local import dry_run
+from eql_d2.reproduction.local import dry_run, weights_of
 from eql_d2.reproduction.planned_runs import command_of, finished_runs, plan, state_of
 from eql_d2.reproduction.recipes import name_with_changes, split_changes
 from eql_d2.reproduction.tables import find_rows, find_table
@@ -18,6 +20,18 @@ from tests.conftest import ROOT
 from tests.ledger_entries import made_up_entry
 
 OUTPUT = Path("out")
+AUTO_TABLE = """
+dataset: tiny
+model: Mask R-CNN
+task: segm
+config: tiny.yaml
+seeds: [0]
+rows:
+- {id: auto, method: EQL, overrides: &auto [MODEL.LONG_TAIL.EQL.LAMBDA, auto]}
+- {id: second, method: BAGS, first_stage: {config: tiny.yaml, overrides: *auto},
+   overrides: [MODEL.ROI_BOX_HEAD.PREDICTOR, BAGSPredictor]}
+- {id: by_hand, method: EQL, overrides: [MODEL.LONG_TAIL.EQL.LAMBDA, 0.0314]}
+"""
 
 
 @pytest.fixture
@@ -103,6 +117,24 @@ def test_an_equal_run_of_another_table_is_not_repeated(mini_plan, mini_root):
     assert state_of(on_eql, finished_runs(OUTPUT))[0] == "new"
 
 
+def test_an_equal_run_is_known_where_the_data_settles_a_value(mini_root):
+    """An entry has the value itself: the recipe's is worked out from the data, and no other value is taken for it."""
+    (mini_root / "configs" / "tables" / "auto.yaml").write_text(AUTO_TABLE)
+    table = find_table("auto")
+    runs, _ = plan(table, table.rows, [0], OUTPUT)
+    auto, second, by_hand = runs
+    settled = auto.recipe.cfg.clone()
+    register_datasets(settled)
+    resolve_auto_values(settled)
+    assert settled.MODEL.LONG_TAIL.EQL.LAMBDA != by_hand.recipe.cfg.MODEL.LONG_TAIL.EQL.LAMBDA
+    finish(auto, config=plain_config(settled), config_hash=config_hash(plain_config(settled)))
+    auto.folder.parent.rename(OUTPUT / "auto" / "moved")
+    moved = OUTPUT / "auto" / "moved" / "seed_0"
+    assert state_of(auto, finished_runs(OUTPUT)) == ("done", moved)
+    assert state_of(by_hand, finished_runs(OUTPUT))[0] == "new"
+    assert weights_of(second, OUTPUT) == moved / "model_final.pth"
+
+
 def test_a_folder_of_another_config_is_refused(mini_plan):
     eql, *_ = mini_plan[0]
     other = eql.recipe.cfg.clone()
@@ -120,7 +152,6 @@ def test_a_folder_of_another_config_is_refused(mini_plan):
 
 def test_commands_build_the_configs_that_the_plan_says(mini_plan):
     from eql_d2.engine import default_argument_parser, load_config
-    from eql_d2.engine.ledger.identity import config_hash
 
     lines = dry_run(mini_plan[0], OUTPUT, None)
     assert len(lines) == 2 * len(mini_plan[0])
