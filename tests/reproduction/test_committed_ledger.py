@@ -12,12 +12,18 @@ from tests.conftest import ROOT
 from tests.docs_pages import tables
 
 # All that a table's runs have.
-ITERATIONS = {"emoji_benchmark": {1200, 300}, "emoji_federated": {1200}, "emoji_federated_since": {1200}}
+ITERATIONS = {
+    "emoji_benchmark": {1200, 300},
+    "emoji_federated": {1200},
+    "emoji_federated_since": {1200},
+    "emoji_one_stage": {1200},
+}
 FEDERATION = ROOT / "benchmarks" / "results" / "federation.json"
 PAGES = {
     "emoji_benchmark": "emoji_lvis.md",
     "emoji_federated": "emoji_federated.md",
     "emoji_federated_since": "emoji_federated.md",
+    "emoji_one_stage": "methods/one_stage.md",
 }
 
 
