@@ -176,10 +176,15 @@ def test_every_reported_number_names_its_source():
 
 
 def test_which_method_quotes_the_committed_runs():
-    def mean(row, metric):
-        files = (ROOT / "benchmarks" / "ledger" / "emoji_benchmark" / row).glob("*.json")
-        values = [json.loads(file.read_text())["metrics"]["emoji_lvis_demo_val"]["segm"][metric] for file in files]
+    def mean(row, metric, table="emoji_benchmark", task="segm"):
+        files = (ROOT / "benchmarks" / "ledger" / table / row).glob("*.json")
+        values = [
+            dataset[task][metric] for file in files for dataset in json.loads(file.read_text())["metrics"].values()
+        ]
         return f"{sum(values) / len(values):.1f}"
+
+    def box(row, table):
+        return [mean(row, metric, table, "bbox") for metric in ("AP", "APr")]
 
     text = " ".join((ROOT / "docs" / "which_method.md").read_text().split())
     softmax, bags, both = mean("softmax", "APf"), mean("bags", "APr"), (mean("eql_rfs", "APr"), mean("eql_rfs", "APf"))
@@ -187,6 +192,20 @@ def test_which_method_quotes_the_committed_runs():
     assert f"APr {bags} instead of {mean('softmax', 'APr')}, APf {mean('bags', 'APf')} instead of {softmax}" in text
     assert f"({both[0]} and {both[1]})" in text
     assert f"APr to {mean('softmax_rfs', 'APr')} on EmojiLVIS, BAGS without sampling to {bags}" in text
+    one_stage = [" {} and {}".format(*box(row, "emoji_one_stage")) for row in ("eqfl", "efl", "focal")]
+    assert "EQLv2 has {} box AP and an APr of {}, ".format(*box("eqlv2", "emoji_one_stage")) in text
+    assert "EQFL{}, EFL{}, the focal loss{}.".format(*one_stage) in text
+    second = [
+        box("bags_decoupled", "emoji_federated"),
+        *(box(f"{row}_decoupled", "emoji_federated_since") for row in ("grw", "ebl")),
+        box("crt", "emoji_federated"),
+    ]
+    assert (
+        "BAGS brought {} box AP with an APr of {}, GRW {} and {}, EBL {} and {}, cRT {} and {}".format(
+            *(value for pair in second for value in pair)
+        )
+        in text
+    )
 
 
 def test_costs_are_those_of_the_benchmark():
