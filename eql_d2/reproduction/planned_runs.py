@@ -44,7 +44,7 @@ class PlannedRun:
     def key_of_entry(self) -> tuple[str | None, str | None, int]:
         """The same of its ledger entry, where values stand for ``auto``: one that no entry has without the data."""
         first = self.recipe.first
-        return self.recipe.hash_of_runs(), first.hash_of_runs() if first else "", self.seed
+        return self.recipe.hash_of_runs, first.hash_of_runs if first else "", self.seed
 
     @property
     def stage(self) -> int:

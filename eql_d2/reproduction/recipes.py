@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from detectron2.config import CfgNode
 
@@ -48,22 +48,18 @@ class Recipe:
         """Whether the config of a ledger entry is of this recipe."""
         return config_hash(entry["config"], self.auto) == self.hash
 
+    @cached_property
     def hash_of_runs(self) -> str | None:
         """The hash in its runs' entries, with what the training data says for ``auto``; None without these data."""
-        return _hash_of_runs(self)
-
-
-@lru_cache(maxsize=1024)
-def _hash_of_runs(recipe: Recipe) -> str | None:
-    if not recipe.auto:
-        return recipe.hash
-    cfg = recipe.cfg.clone()
-    try:
-        register_datasets(cfg)
-        resolve_auto_values(cfg)
-    except UserError:
-        return None
-    return config_hash(plain_config(cfg))
+        if not self.auto:
+            return self.hash
+        cfg = self.cfg.clone()
+        try:
+            register_datasets(cfg)
+            resolve_auto_values(cfg)
+        except UserError:
+            return None
+        return config_hash(plain_config(cfg))
 
 
 @lru_cache(maxsize=1024)
